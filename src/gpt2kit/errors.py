@@ -1,0 +1,46 @@
+"""Every error that gpt2kit raises on purpose.
+
+    GPT2Error
+      ConfigError (ValueError)         a configuration that cannot be a GPT-2
+      CheckpointError (ValueError)     a weights file that is damaged, hostile or of the wrong shape
+      HubError (OSError)               a model name that cannot be resolved, online or in the cache
+      TokenizerError (ValueError)      a vocabulary that is damaged, or text that cannot be encoded as asked
+      GenerationError (ValueError)     options that contradict each other, or a prompt that does not fit
+      EngineError (RuntimeError)       an engine that cannot do what was asked of it
+      MissingDependencyError (ImportError)  an optional package that is not installed
+
+Each is also the built-in error that a caller would expect, so `except ValueError` keeps working.
+A message says what was given, what is allowed and what to do.
+"""
+
+
+class GPT2Error(Exception):
+    """A mistake that gpt2kit can explain; the command line prints it as one line."""
+
+
+class ConfigError(GPT2Error, ValueError):
+    """A configuration value has the wrong type, is out of range or contradicts another."""
+
+
+class CheckpointError(GPT2Error, ValueError):
+    """A weights file is damaged, hostile, incomplete or does not fit its configuration."""
+
+
+class HubError(GPT2Error, OSError):
+    """A model name could not be resolved to files, online or in the local cache."""
+
+
+class TokenizerError(GPT2Error, ValueError):
+    """A vocabulary is damaged, or an encoding was asked for that it cannot give."""
+
+
+class GenerationError(GPT2Error, ValueError):
+    """Generation options contradict each other, or a prompt does not fit the model."""
+
+
+class EngineError(GPT2Error, RuntimeError):
+    """An engine cannot do what was asked of it."""
+
+
+class MissingDependencyError(GPT2Error, ImportError):
+    """An optional package is needed for this and is not installed."""
