@@ -6,13 +6,17 @@ An engine owns the weights; a sequence owns the cached keys and values of one te
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from gpt2kit.config import GPT2Config
+
+if TYPE_CHECKING:
+    from gpt2kit.generation.options import Options
 
 Array = npt.NDArray[np.float32]
 Logits = Literal["last", "all"]
@@ -47,7 +51,6 @@ class Output:
     hidden: Array | None = None
 
 
-@runtime_checkable
 class Engine(Protocol):
     """Runs a GPT-2 over ragged batches of token ids."""
 
@@ -68,4 +71,27 @@ class Engine(Protocol):
         """Append each row's new ids to its sequence and return one Output a row, in order.
 
         Every list of ids has at least one id; a sequence occurs once in a call.
+        """
+
+
+@runtime_checkable
+class NativeLoop(Protocol):
+    """An engine that can also run the whole loop itself when only standard options are used."""
+
+    def generate_native(
+        self,
+        prompts: list[list[int]],
+        options: Options,
+        seeds: list[int],
+        *,
+        on_token: Callable[[int, int, int], bool] | None,
+        max_rows: int,
+    ) -> list[list[int]]:
+        """Return the new ids of every row, prompt by prompt, options.num_return_sequences rows each.
+
+        prompts: checked ids, none empty. seeds: one a prompt. A row ends with an id of options.eos_token_ids
+        (included), after options.max_new_tokens[prompt] ids, or when on_token(prompt_index, row, token_id),
+        called once for each new id as it is chosen, returns True. What on_token raises ends the call and is
+        raised from it. stop_strings and max_time are not the engine's affair: on_token does them. At most
+        max_rows rows run at once.
         """
