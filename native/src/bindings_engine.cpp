@@ -6,6 +6,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <memory>
 #include <set>
@@ -14,6 +15,7 @@
 
 #include "bindings.h"
 #include "forward.h"
+#include "generate.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -47,9 +49,6 @@ Activation activation_from(const std::string& name) {
   }
   throw nb::value_error(("activation_function '" + name + "' has no native kernel; it has " + known).c_str());
 }
-
-// Positions and their owner: the C++ model outlives every sequence that was made for it.
-class NativeModel;
 
 class KvSequence {
  public:
@@ -206,6 +205,91 @@ class NativeModel {
                           to_numpy(std::move(hidden_data), total, shape.n_embd));
   }
 
+  // Returns the new ids of all rows, or the largest score (a float) where no token could be chosen.
+  nb::object generate(const std::vector<TokenIds>& prompts, const std::vector<int64_t>& max_new_tokens,
+                      const std::vector<int64_t>& min_new_tokens, const std::vector<uint64_t>& seeds,
+                      int64_t num_return_sequences, const TokenIds& eos_token_ids, bool do_sample, double temperature,
+                      int64_t top_k, double top_p, double min_p, double typical_p, double epsilon_cutoff,
+                      double eta_cutoff, double repetition_penalty, int64_t no_repeat_ngram_size,
+                      const std::vector<TokenIds>& bad_words_ids, int64_t max_rows, const nb::object& on_token) const {
+    const ModelShape& shape = forward_->model().shape;
+    const auto require = [](bool holds, const char* message) {
+      if (!holds) throw nb::value_error(message);
+    };
+    require(max_new_tokens.size() == prompts.size() && min_new_tokens.size() == prompts.size() &&
+                seeds.size() == prompts.size(),
+            "max_new_tokens, min_new_tokens and seeds must have one entry for each prompt");
+    require(num_return_sequences >= 1 && num_return_sequences <= 65536,
+            "num_return_sequences must be from 1 to 65536");
+    require(max_rows >= 1 && max_rows <= 65536, "max_rows must be from 1 to 65536");
+    require(std::isfinite(temperature) && temperature > 0, "temperature must be a positive number");
+    require(std::isfinite(repetition_penalty) && repetition_penalty > 0,
+            "repetition_penalty must be a positive number");
+    require(top_k >= 0, "top_k must not be negative");
+    require(no_repeat_ngram_size >= 0, "no_repeat_ngram_size must not be negative");
+    for (const double p : {top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff}) {
+      require(p >= 0 && p <= 1, "top_p, min_p, typical_p, epsilon_cutoff and eta_cutoff must be from 0 to 1");
+    }
+
+    GenerateOptions options;
+    options.num_return_sequences = num_return_sequences;
+    options.max_rows = max_rows;
+    options.sampling.do_sample = do_sample;
+    options.sampling.temperature = static_cast<float>(temperature);
+    options.sampling.top_k = top_k;
+    options.sampling.top_p = top_p;
+    options.sampling.min_p = min_p;
+    options.sampling.typical_p = typical_p;
+    options.sampling.epsilon_cutoff = epsilon_cutoff;
+    options.sampling.eta_cutoff = eta_cutoff;
+    options.sampling.repetition_penalty = static_cast<float>(repetition_penalty);
+    options.sampling.no_repeat_ngram_size = no_repeat_ngram_size;
+    for (const int64_t id : eos_token_ids) {
+      // An end token past the vocabulary can never be generated.
+      if (id >= 0 && id < shape.vocab_size) options.sampling.eos_token_ids.push_back(static_cast<int32_t>(id));
+    }
+    for (const TokenIds& word : bad_words_ids) {
+      require(!word.empty(), "bad_words_ids holds an empty word");
+      options.sampling.bad_words_ids.push_back(checked_ids(word, 0));
+    }
+    std::vector<Prompt> checked;
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      require(max_new_tokens[i] >= 1, "max_new_tokens must be at least 1");
+      std::vector<int32_t> ids = checked_ids(prompts[i], 0);
+      // The last new token is returned, not run.
+      if (static_cast<int64_t>(ids.size()) > shape.n_positions - max_new_tokens[i]) {
+        throw nb::value_error(("prompt " + std::to_string(i) + " has " + std::to_string(ids.size()) + " tokens and " +
+                               std::to_string(max_new_tokens[i]) + " new ones are asked for; n_positions is " +
+                               std::to_string(shape.n_positions))
+                                  .c_str());
+      }
+      checked.push_back({std::move(ids), max_new_tokens[i], min_new_tokens[i], seeds[i]});
+    }
+
+    OnToken callback;
+    if (!on_token.is_none()) {
+      callback = [&on_token](int64_t prompt, int64_t row, int32_t id) {
+        const nb::gil_scoped_acquire acquire;
+        const nb::object answer = on_token(prompt, row, id);
+        const int truth = PyObject_IsTrue(answer.ptr());
+        if (truth < 0) throw nb::python_error();
+        return truth == 1;
+      };
+    }
+    const auto check_signals = [] {
+      const nb::gil_scoped_acquire acquire;
+      if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    };
+    std::vector<std::vector<int32_t>> rows;
+    try {
+      const nb::gil_scoped_release release;
+      rows = gpt2kit::generate(*forward_, checked, options, callback, check_signals);
+    } catch (const NoChoice& none) {
+      return nb::float_(none.highest);
+    }
+    return nb::cast(rows);
+  }
+
  private:
   std::vector<int32_t> checked_ids(const TokenIds& token_ids, int64_t past) const {
     const ModelShape& shape = forward_->model().shape;
@@ -258,8 +342,13 @@ void bind_engine(nb::module_& m) {
       .def_prop_ro("isa", &NativeModel::isa)
       .def_prop_ro("threads", &NativeModel::threads)
       .def("new_sequence", &NativeModel::new_sequence)
-      .def("forward", &NativeModel::forward, "sequences"_a, "token_ids"_a, "logits"_a, "hidden"_a);
+      .def("forward", &NativeModel::forward, "sequences"_a, "token_ids"_a, "logits"_a, "hidden"_a)
+      .def("generate", &NativeModel::generate, nb::kw_only(), "prompts"_a, "max_new_tokens"_a, "min_new_tokens"_a,
+           "seeds"_a, "num_return_sequences"_a, "eos_token_ids"_a, "do_sample"_a, "temperature"_a, "top_k"_a,
+           "top_p"_a, "min_p"_a, "typical_p"_a, "epsilon_cutoff"_a, "eta_cutoff"_a, "repetition_penalty"_a,
+           "no_repeat_ngram_size"_a, "bad_words_ids"_a, "max_rows"_a, "on_token"_a.none());
 
+  m.def("coin", &coin, "seed"_a, "row"_a, "position"_a);
   m.def("isa", [] { return select_kernels(std::getenv("GPT2KIT_ISA")).name; });
 }
 
