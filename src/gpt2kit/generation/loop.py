@@ -99,7 +99,8 @@ def generate_merged(
     max_rows: how many rows run at once; it bounds memory and changes no result. The rows of one prompt always
         run together.
 
-    Raises GenerationError before any work for options that cannot be met, and for scores that leave no choice.
+    Raises GenerationError before any work for options that cannot be met, and for scores that leave no
+    choice.
     """
     token_prompts = _checked_prompts(engine, prompts, merged)
     prompt_lengths = [len(prompt) for prompt in token_prompts]
