@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from gpt2kit.errors import GenerationError
-from gpt2kit.generation import GenerationConfig
-from gpt2kit.generation.config import FILE_NAME
-from gpt2kit.generation.fields import UNSUPPORTED
 from gpt2kit.pipelines.device import choose_device
 from gpt2kit.pipelines.text_generation import TextGenerationPipeline
 
@@ -66,11 +63,9 @@ def pipeline(
             token=token,
             local_files_only=local_files_only,
         )
-    generation_config = _generation_config(model, folder, options)
     return TextGenerationPipeline(
         _load_engine(model, folder, place, dtype=dtype, quant=quant, threads=threads, engine=engine),
         _load_tokenizer(tokenizer, folder),
-        model_config=generation_config,
         **options,
     )
 
@@ -80,10 +75,7 @@ def _load_engine(model: Any, folder: Path | None, place: str, **how: Any) -> Any
         return model
     from gpt2kit.engine import load_engine
 
-    if place != "cpu":
-        how["device"] = place
-        how["engine"] = "torch"
-    return load_engine(folder if folder is not None else model, **how)
+    return load_engine(folder if folder is not None else model, device=place, **how)
 
 
 def _load_tokenizer(tokenizer: Any, folder: Path | None) -> Any:
@@ -95,12 +87,3 @@ def _load_tokenizer(tokenizer: Any, folder: Path | None) -> Any:
     from gpt2kit.tokenizer import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(source)
-
-
-def _generation_config(model: Any, folder: Path | None, options: dict[str, Any]) -> GenerationConfig | None:
-    """Return the model's own generation options; the caller may replace a value that is not supported."""
-    if folder is not None and (folder / FILE_NAME).is_file():
-        overrides = {name: value for name, value in options.items() if name in UNSUPPORTED}
-        return GenerationConfig.from_file(folder / FILE_NAME, **overrides)
-    config = getattr(model, "generation_config", None)
-    return config if isinstance(config, GenerationConfig) else None

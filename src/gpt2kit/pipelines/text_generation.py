@@ -29,7 +29,8 @@ class TextPiece(NamedTuple):
 class TextGenerationPipeline:
     """Continues texts with a GPT-2.
 
-    engine: runs the model. tokenizer: of the same model. model_config: the model's own generation options.
+    engine: runs the model. tokenizer: of the same model. model_config: the model's own generation options, by
+    default the engine's.
     options: defaults for every call. Unless a call, these defaults or the model's generation_config.json say
     otherwise, up to 256 new tokens are sampled at temperature 0.7.
 
@@ -48,7 +49,8 @@ class TextGenerationPipeline:
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
-        self.model_config = model_config
+        own = getattr(engine, "generation_config", None)
+        self.model_config = model_config if model_config is not None else own
         self._defaults = CallOptions().updated(options)
 
     def __call__(

@@ -82,12 +82,20 @@ def test_a_file_of_transformers_round_trips(tmp_path):
     assert sorted(p.name for p in path.parent.iterdir()) == ["generation_config.json"]
 
 
-def test_a_file_that_asks_for_beams_is_refused_unless_overridden(tmp_path):
+def test_what_a_file_asks_for_is_refused_when_generating_unless_replaced(tmp_path):
     path = tmp_path / "generation_config.json"
     path.write_text('{"num_beams": 4}')
-    with pytest.raises(GenerationError, match=r"generation_config.json: num_beams=4 is not supported"):
-        GenerationConfig.from_file(path)
-    assert GenerationConfig.from_file(path, num_beams=1).num_beams == 1
+    model_config = GenerationConfig.for_model(tmp_path)
+    with pytest.raises(GenerationError, match="num_beams=4 is not supported"):
+        merge({}, None, model_config)
+    with pytest.raises(GenerationError, match="num_beams=4 is not supported"):
+        merge({}, model_config, None)
+    merge({"num_beams": 1}, None, model_config)
+    merge({}, GenerationConfig(num_beams=1), model_config)
+
+
+def test_a_folder_without_the_file_recommends_nothing(tmp_path):
+    assert GenerationConfig.for_model(tmp_path) == GenerationConfig()
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", '"x"', '{"top_k": "many"}', "[" * 100_000])
