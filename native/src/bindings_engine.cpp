@@ -123,7 +123,7 @@ class NativeModel {
     const auto tensor = [&](const std::string& name, std::initializer_list<int64_t> shape) {
       if (!weights.contains(name.c_str())) throw nb::value_error(("weights have no tensor '" + name + "'").c_str());
       Weights array;
-      if (!nb::try_cast<Weights>(weights[name.c_str()], array)) {
+      if (!nb::try_cast<Weights>(weights[name.c_str()], array, /*convert=*/false)) {
         throw nb::type_error(("tensor '" + name + "' must be a C-contiguous float32 array on the CPU").c_str());
       }
       bool fits = array.ndim() == shape.size();
@@ -349,6 +349,16 @@ void bind_engine(nb::module_& m) {
            "no_repeat_ngram_size"_a, "bad_words_ids"_a, "max_rows"_a, "on_token"_a.none());
 
   m.def("coin", &coin, "seed"_a, "row"_a, "position"_a);
+  m.def("supported_isas", [] {
+    std::vector<std::string> names;
+    for (const char* name : {"reference", "avx2", "avx512"}) {
+      try {
+        names.emplace_back(select_kernels(name).name);
+      } catch (const std::runtime_error&) {
+      }
+    }
+    return names;
+  });
   m.def("isa", [] { return select_kernels(std::getenv("GPT2KIT_ISA")).name; });
 }
 

@@ -95,6 +95,7 @@ class Forward {
     float* reserve(int64_t wanted);  // 64-byte aligned
   };
   int64_t stride_, qkv_stride_, inner_stride_;
+  const int64_t weights_per_row_;
   Buffer hidden_, normed_, qkv_, attended_, inner_;
   std::vector<Buffer> private_normed_, scratch_;  // one for each member of the pool
 };
