@@ -14,7 +14,11 @@ def get_activation(name: str) -> Callable[[Tensor], Tensor]:
     """Return the function that Transformers knows by this name."""
     if name not in ACTIVATIONS:
         allowed = ", ".join(sorted(ACTIVATIONS))
-        reason = "has weights of its own, which no GPT-2 checkpoint holds" if name in _WITH_WEIGHTS else "is unknown"
+        reason = (
+            "has weights of its own, which no GPT-2 checkpoint holds"
+            if name in _WITH_WEIGHTS
+            else "is unknown"
+        )
         raise ConfigError(f"activation_function {name!r} {reason}; it must be one of {allowed}")
     return ACTIVATIONS[name]
 

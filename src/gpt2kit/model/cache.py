@@ -109,7 +109,9 @@ class RaggedCache:
     def position_ids(self, device: torch.device) -> Tensor:
         """Positions of the new tokens, (1, sum T)."""
         spans = zip(self.pasts, self.spans, strict=True)
-        return torch.cat([torch.arange(past, past + end - start) for past, (start, end) in spans])[None].to(device)
+        return torch.cat([torch.arange(past, past + end - start) for past, (start, end) in spans])[None].to(
+            device
+        )
 
     def get_seq_length(self) -> int:
         raise ValueError("rows of a RaggedCache differ in length; give position_ids")

@@ -56,7 +56,9 @@ class GPT2PreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: GPT2Config) -> None:
         if config.add_cross_attention:
-            raise ConfigError("add_cross_attention is true; this model has self-attention only, set it to false")
+            raise ConfigError(
+                "add_cross_attention is true; this model has self-attention only, set it to false"
+            )
         super().__init__(config)
 
 
@@ -87,11 +89,11 @@ class GPT2Model(GPT2PreTrainedModel):
     ) -> BaseModelOutputWithPastAndCrossAttentions | tuple[Any, ...]:
         """Run T new positions after the S - T that past_key_values holds.
 
-        input_ids (..., T) or inputs_embeds (..., T, C), one of them; leading dimensions are flattened to B for
-        the work and restored in last_hidden_state. attention_mask (B, S): 1 to attend, 0 to ignore; or
-        (B, 1, T, S) for full control, bool or added to the scores. position_ids (B, T): default S - T ... S - 1
-        whatever the mask says, so pad on the right or give them. token_type_ids (..., T) are looked up in wte
-        and added. past_key_values is extended in place; use_cache makes one when there is none.
+        input_ids (..., T) or inputs_embeds (..., T, C), one of them; leading dimensions are flattened to B
+        for the work and restored in last_hidden_state. attention_mask (B, S): 1 to attend, 0 to ignore; or
+        (B, 1, T, S) for full control, bool or added to the scores. position_ids (B, T): default S - T to
+        S - 1 whatever the mask says, so pad on the right or give them. token_type_ids (..., T) are looked up
+        in wte and added. past_key_values is extended in place; use_cache makes one when there is none.
 
         Raises ValueError for inputs that contradict each other or exceed n_positions.
         """
@@ -113,7 +115,9 @@ class GPT2Model(GPT2PreTrainedModel):
         x = self.drop(x)
 
         mask = _causal_mask(attention_mask, B, T, past, x)
-        hidden_states: list[Tensor] | None = [] if self._asks("output_hidden_states", output_hidden_states) else None
+        hidden_states: list[Tensor] | None = (
+            [] if self._asks("output_hidden_states", output_hidden_states) else None
+        )
         attentions: list[Tensor] | None = [] if self._asks("output_attentions", output_attentions) else None
         if isinstance(cache, RaggedCache) and (mask is not None or attentions is not None):
             raise ValueError("attention_mask and output_attentions do not go with rows of unequal length")
@@ -135,7 +139,9 @@ class GPT2Model(GPT2PreTrainedModel):
         )
         return output if self._asks("return_dict", return_dict) else output.to_tuple()
 
-    def _next_positions(self, cache: DynamicCache | RaggedCache | None, T: int, device: torch.device) -> Tensor:
+    def _next_positions(
+        self, cache: DynamicCache | RaggedCache | None, T: int, device: torch.device
+    ) -> Tensor:
         """Positions that follow the cached ones, (T,) or for unequal rows (1, T)."""
         if isinstance(cache, RaggedCache):
             return cache.position_ids(device)
@@ -184,10 +190,10 @@ class GPT2LMHeadModel(GPT2PreTrainedModel):
     ) -> CausalLMOutputWithCrossAttentions | tuple[Any, ...]:
         """Give logits for the next token at each position, and with labels the mean cross-entropy in nats.
 
-        The trunk's arguments mean what they mean there. labels (..., T) are shifted here: labels[t + 1] is the
-        target at t, -100 is ignored; shift_labels are targets as they stand. num_items_in_batch divides the
-        summed loss, for gradient accumulation. logits_to_keep: the last so many positions (0 for all), or the
-        positions to keep (K,).
+        The trunk's arguments mean what they mean there. labels (..., T) are shifted here: labels[t + 1] is
+        the target at t, -100 is ignored; shift_labels are targets as they stand. num_items_in_batch divides
+        the summed loss, for gradient accumulation. logits_to_keep: the last so many positions (0 for all), or
+        the positions to keep (K,).
         """
         trunk = self.transformer(
             input_ids,

@@ -71,8 +71,8 @@ class PreTrainedModel(nn.Module):
 
         dtype: "auto" keeps the file's, else "float32", "float16" or "bfloat16". device_map: a device for the
         whole model; None is the CPU. use_safetensors=False also reads pickled .bin files, as weights only.
-        Weights that the file lacks are drawn at random with a warning. output_loading_info also returns a dict
-        of missing_keys and unexpected_keys.
+        Weights that the file lacks are drawn at random with a warning. output_loading_info also returns a
+        dict of missing_keys and unexpected_keys.
 
         Raises CheckpointError, ConfigError or HubError.
         """
@@ -103,7 +103,9 @@ class PreTrainedModel(nn.Module):
             model.to(as_device(device_map))
         return (model, info) if output_loading_info else model
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *, max_shard_size: int | str = "50GB") -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], *, max_shard_size: int | str = "50GB"
+    ) -> None:
         """Write config.json and safetensors in the model's dtype, which Transformers reads too."""
         tensors, dtypes = {}, {}
         for name, parameter in self.named_parameters():
@@ -179,7 +181,9 @@ class PreTrainedModel(nn.Module):
         held = set(checkpoint.names())
         wanted = dict(self.named_parameters())
         missing = [name for name in wanted if _canonical(name) not in held]
-        unexpected = sorted(held - {_canonical(name) for name, _ in self.named_parameters(remove_duplicate=False)})
+        unexpected = sorted(
+            held - {_canonical(name) for name, _ in self.named_parameters(remove_duplicate=False)}
+        )
         common = dtype or _FILE_DTYPES[checkpoint.info("wte.weight").dtype]
         for name, parameter in wanted.items():
             if name in missing:
@@ -192,7 +196,9 @@ class PreTrainedModel(nn.Module):
         self.init_weights(missing)
         where = f"{checkpoint.folder}, read as {type(self).__name__}"
         if missing:
-            warnings.warn(f"{where}: {', '.join(missing)} missing; drawn at random, train before use", stacklevel=3)
+            warnings.warn(
+                f"{where}: {', '.join(missing)} missing; drawn at random, train before use", stacklevel=3
+            )
         if unexpected:
             warnings.warn(f"{where}: {', '.join(unexpected)} not used", stacklevel=3)
         return {"missing_keys": missing, "unexpected_keys": unexpected}
@@ -218,7 +224,9 @@ def as_device(device: str | int | torch.device) -> torch.device:
         wanted = torch.device(device)
     except RuntimeError:
         raise ConfigError(f"device is {device!r}; this machine has {here}") from None
-    count = torch.accelerator.device_count() if accelerator is not None and wanted.type == accelerator.type else 0
+    count = (
+        torch.accelerator.device_count() if accelerator is not None and wanted.type == accelerator.type else 0
+    )
     if wanted.type != "cpu" and (wanted.index or 0) >= count:
         raise ConfigError(f"device is {str(device)!r}; this machine has {here}")
     return wanted
@@ -243,5 +251,7 @@ def _to_numpy(parameter: Tensor) -> tuple[NDArray[Any], str]:
     for dtype, torch_dtype in _FILE_DTYPES.items():
         if values.dtype == torch_dtype:
             is_bfloat16 = values.dtype == torch.bfloat16
-            return (values.view(torch.int16).numpy().view(np.uint16) if is_bfloat16 else values.numpy()), dtype
+            return (
+                values.view(torch.int16).numpy().view(np.uint16) if is_bfloat16 else values.numpy()
+            ), dtype
     raise ConfigError(f"weights are {values.dtype}; they can be written as {', '.join(DTYPES)}")
