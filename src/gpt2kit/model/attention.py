@@ -79,12 +79,13 @@ class GPT2Attention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Mix value (B, H, S, D) by the similarity of query (B, H, T, D) and key; also the weights used."""
         T, S = query.shape[2], key.shape[2]
+        fused = fused and not self.reorder_and_upcast_attn
         is_causal = mask is None and T > 1
         if is_causal and (T != S or not fused):
             # is_causal of torch's kernel aligns the triangle at the first key; ours ends at the last.
             mask = torch.ones(T, S, dtype=torch.bool, device=query.device).tril(S - T)
             is_causal = False
-        if fused and not self.reorder_and_upcast_attn:
+        if fused:
             dropout = self.attn_dropout.p if self.training else 0.0
             y = F.scaled_dot_product_attention(
                 query, key, value, mask, dropout, is_causal=is_causal, scale=self.scaling
