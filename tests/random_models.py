@@ -35,9 +35,9 @@ def random_options(rng: random.Random) -> dict[str, Any]:
         "tie_word_embeddings": rng.random() < 0.7,
         "bos_token_id": vocab_size - 1,
         "eos_token_id": vocab_size - 1,
-        # Large enough that attention and activations matter. Without the scale a softmax of such weights is
-        # a near tie of large scores, where float32 itself is off by more than the tolerance.
-        "initializer_range": 0.2 if scale_attn_weights else 0.05,
+        # A gain of about one for every matrix, so that attention and activations matter; much above it a
+        # softmax picks between near ties of large scores, where float32 itself is off by the tolerance.
+        "initializer_range": (1.2 if scale_attn_weights else 0.5) / (n_head * head_size) ** 0.5,
     }
 
 

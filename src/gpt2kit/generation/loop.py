@@ -113,9 +113,6 @@ def generate_merged(
         raise GenerationError(f"{what} about text, so the model's tokenizer is needed; pass tokenizer=")
     if not token_prompts:
         return []
-    hidden_ids = (
-        frozenset(tokenizer.all_special_ids) if tokenizer is not None and skip_special_tokens else frozenset()
-    )
     deadline = None if options.max_time is None else time.monotonic() + options.max_time
     watches = [
         RowWatch(
@@ -124,7 +121,7 @@ def generate_merged(
             seeds[prompt_index],
             prompt_lengths[prompt_index],
             options,
-            text=_row_text(tokenizer, options, trim_stop_strings, hidden_ids),
+            text=_row_text(tokenizer, options, trim_stop_strings, skip_special_tokens),
             deadline=deadline,
             on_token=on_token,
             on_text=on_text,
@@ -277,9 +274,10 @@ def _checked_prompts(
     return checked
 
 
-def _row_text(tokenizer: Any, options: Options, trim: bool, hidden_ids: frozenset[int]) -> RowText | None:
+def _row_text(tokenizer: Any, options: Options, trim: bool, skip_special_tokens: bool) -> RowText | None:
     if tokenizer is None:
         return None
     from gpt2kit.tokenizer import StreamDecoder
 
-    return RowText(StreamDecoder(tokenizer), options.stop_strings, trim=trim, hidden_ids=hidden_ids)
+    decoder = StreamDecoder(tokenizer, skip_special_tokens=skip_special_tokens)
+    return RowText(decoder, options.stop_strings, trim=trim)

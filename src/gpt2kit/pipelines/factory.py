@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2kit.errors import GenerationError
+from gpt2kit.generation import Engine
 from gpt2kit.pipelines.device import choose_device
 from gpt2kit.pipelines.text_generation import TextGenerationPipeline
 
@@ -15,7 +16,7 @@ TASKS = {"text-generation": TextGenerationPipeline}
 
 def pipeline(
     task: str | None = None,
-    model: Any = None,  # a folder, a hub name, an engine or a torch model
+    model: Any = None,  # a folder, a hub name, an open Checkpoint or an engine
     tokenizer: Any = None,  # a folder, a hub name or a tokenizer
     *,
     revision: str | None = None,
@@ -23,6 +24,9 @@ def pipeline(
     cache_dir: str | None = None,
     token: str | bool | None = None,
     local_files_only: bool = False,
+    force_download: bool = False,
+    variant: str | None = None,
+    allow_pickle: bool = False,
     device: Any = None,  # None, a number, a string or a torch.device
     device_map: Any = None,
     dtype: Any = "auto",
@@ -34,7 +38,7 @@ def pipeline(
     """Load a model and its tokenizer for a task and return the pipeline.
 
     task: "text-generation", or None for it. model: a folder or hub name; None is the small built-in model.
-    tokenizer: only needed when `model` is an object. revision to local_files_only: as for from_pretrained.
+    tokenizer: only needed when `model` is an object. revision to allow_pickle: as for from_pretrained.
     device: None or -1 for the CPU, which needs no torch; a number for an accelerator, with a fall-back to
         the CPU.
     dtype, quant, threads, engine: as for load_engine. options: defaults for every call of the pipeline.
@@ -47,7 +51,7 @@ def pipeline(
     if device is not None and device_map is not None:
         raise GenerationError(f"device={device!r} and device_map={device_map!r} exclude each other; give one")
     place = choose_device(device if device_map is None else device_map)
-    folder: Path | None = None
+    folder: Path | None = getattr(model, "folder", None)
     if model is None:
         from gpt2kit import builtin
 
@@ -62,20 +66,27 @@ def pipeline(
             cache_dir=cache_dir,
             token=token,
             local_files_only=local_files_only,
+            force_download=force_download,
+            variant=variant,
+            allow_pickle=allow_pickle,
         )
+    weights = {"variant": variant, "allow_pickle": allow_pickle}
     return TextGenerationPipeline(
-        _load_engine(model, folder, place, dtype=dtype, quant=quant, threads=threads, engine=engine),
+        _load_engine(
+            model, folder, place, dtype=dtype, quant=quant, threads=threads, engine=engine, **weights
+        ),
         _load_tokenizer(tokenizer, folder),
         **options,
     )
 
 
-def _load_engine(model: Any, folder: Path | None, place: str, **how: Any) -> Any:
+def _load_engine(model: Any, folder: Path | None, place: str, **how: Any) -> Engine:
     if hasattr(model, "new_sequence"):
-        return model
+        engine: Engine = model
+        return engine
     from gpt2kit.engine import load_engine
 
-    return load_engine(folder if folder is not None else model, device=place, **how)
+    return load_engine(model if folder is None or hasattr(model, "tensor") else folder, device=place, **how)
 
 
 def _load_tokenizer(tokenizer: Any, folder: Path | None) -> Any:

@@ -51,9 +51,8 @@ class TextStreamer:
         if self._decoder is None:
             from gpt2kit.tokenizer import StreamDecoder
 
-            self._decoder = StreamDecoder(self.tokenizer)
-        hidden = set(self.tokenizer.all_special_ids) if self.skip_special_tokens else set()
-        text = "".join(self._decoder.push(int(token_id)) for token_id in ids if int(token_id) not in hidden)
+            self._decoder = StreamDecoder(self.tokenizer, skip_special_tokens=self.skip_special_tokens)
+        text = "".join(self._decoder.push(int(token_id)) for token_id in ids)
         if text:
             self.on_finalized_text(text)
 

@@ -21,8 +21,8 @@ class Pieces:
         return self._last
 
 
-def run(pieces, stops, *, trim, last="", hidden=()):
-    text = RowText(Pieces(pieces, last), stops, trim=trim, hidden_ids=frozenset(hidden))
+def run(pieces, stops, *, trim, last=""):
+    text = RowText(Pieces(pieces, last), stops, trim=trim)
     shown = []
     for index in range(len(pieces)):
         shown.append(text.push(index))
@@ -62,11 +62,6 @@ def test_what_is_held_at_the_end_is_shown():
 def test_the_first_of_several_stops_wins():
     text, _ = run(["aXbY"], ["Y", "X"], trim=True)
     assert (text.text, text.stop_string) == ("a", "X")
-
-
-def test_special_tokens_are_not_part_of_the_text():
-    text, shown = run(["a", "<end>", "b"], ["<end>"], trim=True, hidden=[1])
-    assert text.text == "ab"
 
 
 @pytest.mark.parametrize("trim", [True, False])
