@@ -73,3 +73,30 @@ class ScriptedEngine(FakeEngine):
         scores = np.zeros(self.config.vocab_size, dtype=np.float32)
         scores[self._script[len(ids)]] = 10.0
         return scores
+
+
+class FakeTokenizer:
+    """One token a character, two for "é", whose bytes no token holds together; id 0 is the end token."""
+
+    PIECES = (b"<end>", *(bytes([c]) for c in b"abcdefghijklmnopqrstuvwxyz .,!?\nABCDEFGHIJKLMNO"), b"\xc3", b"\xa9")
+    errors = "replace"
+    all_special_ids = (0,)
+
+    def __len__(self) -> int:
+        return len(self.PIECES)
+
+    def __call__(self, text, **options):
+        self.last_options = options
+        ids = self.encode(text)
+        if options.get("truncation"):
+            ids = ids[: options["max_length"]]
+        return {"input_ids": ids}
+
+    def encode(self, text: str) -> list[int]:
+        return [self.PIECES.index(bytes([byte])) for byte in text.encode()]
+
+    def decode_bytes(self, ids, *, skip_special_tokens=False) -> bytes:
+        return b"".join(self.PIECES[i] for i in ids if not (skip_special_tokens and i == 0))
+
+    def decode(self, ids, skip_special_tokens=False, clean_up_tokenization_spaces=None) -> str:
+        return self.decode_bytes(ids, skip_special_tokens=skip_special_tokens).decode("utf-8", "replace")

@@ -20,6 +20,9 @@ int64_t padded_stride(int64_t n) {
   return (lines % 2 ? lines : lines + 1) * 16;
 }
 
+// Below this many multiply-adds (some 50 microseconds of one core) a pass runs on the calling thread.
+constexpr int64_t kAloneWeights = int64_t{1} << 20;
+
 // The part of [0, n) that a member works on, in whole multiples of `unit`.
 struct Range {
   int64_t begin, end;
@@ -65,6 +68,9 @@ Forward::Forward(Model model, int threads, const Kernels& kernels)
       stride_(padded_stride(model_.shape.n_embd)),
       qkv_stride_(padded_stride(3 * model_.shape.n_embd)),
       inner_stride_(padded_stride(model_.shape.n_inner)),
+      weights_per_row_(model_.shape.n_layer * model_.shape.n_embd *
+                           (4 * model_.shape.n_embd + 2 * model_.shape.n_inner) +
+                       model_.shape.n_embd * model_.shape.vocab_size),
       private_normed_(static_cast<size_t>(threads)),
       scratch_(static_cast<size_t>(threads)) {}
 
@@ -112,7 +118,9 @@ void Forward::run(const std::vector<Work>& work, Rows logits_rows, float* logits
     pass.logits = logits;
     pass.hidden = hidden;
     reserve(pass.rows, longest);
-    pool_.run([&](int member) { run_pass(pass, member); });
+    // Waking and awaiting the others costs tens of microseconds; small work is done sooner alone.
+    const int members = pass.rows * weights_per_row_ < kAloneWeights ? 1 : pool_.size();
+    pool_.run(members, [&](int member) { run_pass(pass, member); });
     if (logits) logits += static_cast<int64_t>(pass.logits_rows.size()) * model_.shape.vocab_size;
     if (hidden) hidden += pass.rows * model_.shape.n_embd;
   }
@@ -143,7 +151,8 @@ void Forward::run_pass(const Pass& pass, int member) {
     multiply(inner_.data.get(), inner_stride_, x, stride_, block.mlp_c_fc, C, I, rows, model_.activation,
              /*add_to_out=*/false, member);
     pool_.barrier();
-    multiply(hidden, stride_, inner_.data.get(), inner_stride_, block.mlp_c_proj, I, C, rows, Activation::kNone,
+    multiply(hidden, stride_, inner_.data.get(), inner_stride_, block.mlp_c_proj, I, C, rows,
+             Activation::kNone,
              /*add_to_out=*/true, member);
     pool_.barrier();
   }
@@ -153,7 +162,7 @@ void Forward::run_pass(const Pass& pass, int member) {
 void Forward::embed(const Pass& pass, int member) {
   const int64_t C = model_.shape.n_embd;
   for (const Span& span : pass.spans) {
-    const Range range = share(span.tokens, 1, member, pool_.size());
+    const Range range = share(span.tokens, 1, member, pool_.members());
     for (int64_t t = range.begin; t < range.end; ++t) {
       const float* token = model_.wte + span.token_ids[t] * C;
       const float* position = model_.wpe + (span.past + t) * C;
@@ -167,7 +176,7 @@ void Forward::embed(const Pass& pass, int member) {
 const float* Forward::normalize(const Norm& norm, int64_t rows, int member) {
   const bool alone = rows <= kPrivateRows;
   float* out = (alone ? private_normed_[member] : normed_).data.get();
-  const Range range = alone ? Range{0, rows} : share(rows, 1, member, pool_.size());
+  const Range range = alone ? Range{0, rows} : share(rows, 1, member, pool_.members());
   for (int64_t b = range.begin; b < range.end; ++b) {
     kernels_.layer_norm(out + b * stride_, hidden_.data.get() + b * stride_, norm.weight, norm.bias,
                         model_.layer_norm_epsilon, model_.shape.n_embd);
@@ -180,7 +189,7 @@ const float* Forward::normalize(const Norm& norm, int64_t rows, int member) {
 void Forward::multiply(float* out, int64_t out_stride, const float* x, int64_t x_stride, const Linear& linear,
                        int64_t in_features, int64_t out_features, int64_t rows, Activation activation,
                        bool add_to_out, int member) {
-  const Range columns = share(out_features, 32, member, pool_.size());
+  const Range columns = share(out_features, 32, member, pool_.members());
   if (columns.begin == columns.end) return;
   kernels_.linear(out, out_stride, x, x_stride, linear.weight, out_features, rows, in_features, columns.begin,
                   columns.end, {linear.bias, activation, add_to_out}, scratch_[member].data.get());
@@ -194,7 +203,7 @@ void Forward::attend(const Pass& pass, int64_t layer, int member) {
   if (model_.scale_attn_by_inverse_layer_idx) scale /= static_cast<float>(layer + 1);
 
   const int64_t tasks = static_cast<int64_t>(pass.spans.size()) * shape.n_head;
-  for (int64_t task = member; task < tasks; task += pool_.size()) {
+  for (int64_t task = member; task < tasks; task += pool_.members()) {
     const Span& span = pass.spans[task / shape.n_head];
     const int64_t head = task % shape.n_head;
     const float* q = qkv_.data.get() + span.row * qkv_stride_ + head * D;
@@ -207,8 +216,9 @@ void Forward::attend(const Pass& pass, int64_t layer, int member) {
       for (int64_t d = 0; d < D; ++d) key[d * kKeyBlock] = k[d];
       std::copy_n(k + C, D, values + position * Dp);
     }
-    kernels_.attention(attended_.data.get() + span.row * stride_ + head * D, stride_, q, qkv_stride_, keys, values,
-                       span.tokens, span.past, D, scale, /*probabilities=*/nullptr, 0, scratch_[member].data.get());
+    kernels_.attention(attended_.data.get() + span.row * stride_ + head * D, stride_, q, qkv_stride_, keys,
+                       values, span.tokens, span.past, D, scale, /*probabilities=*/nullptr, 0,
+                       scratch_[member].data.get());
   }
 }
 
@@ -222,16 +232,16 @@ void Forward::head(const Pass& pass, int member) {
                         model_.layer_norm_epsilon, C);
   };
   if (pass.hidden) {
-    const Range range = share(pass.rows, 1, member, pool_.size());
+    const Range range = share(pass.rows, 1, member, pool_.members());
     for (int64_t b = range.begin; b < range.end; ++b) final_norm(pass.hidden + b * C, b);
   }
   if (wanted == 0) return;
   const bool alone = wanted <= kPrivateRows;
   float* x = (alone ? private_normed_[member] : normed_).data.get();
-  const Range range = alone ? Range{0, wanted} : share(wanted, 1, member, pool_.size());
+  const Range range = alone ? Range{0, wanted} : share(wanted, 1, member, pool_.members());
   for (int64_t i = range.begin; i < range.end; ++i) final_norm(x + i * stride_, pass.logits_rows[i]);
   if (!alone) pool_.barrier();
-  const Range words = share(V, 6, member, pool_.size());
+  const Range words = share(V, 6, member, pool_.members());
   kernels_.project(pass.logits, V, x, stride_, model_.lm_head, wanted, C, words.begin, words.end);
 }
 

@@ -40,8 +40,9 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::run(const std::function<void(int)>& body) {
-  if (size_ == 1) return body(0);
+void ThreadPool::run(int members, const std::function<void(int)>& body) {
+  members_ = members;
+  if (members == 1) return body(0);
   body_ = &body;
   running_.store(size_ - 1, std::memory_order_relaxed);
   {
@@ -54,9 +55,9 @@ void ThreadPool::run(const std::function<void(int)>& body) {
 }
 
 void ThreadPool::barrier() {
-  if (size_ == 1) return;
+  if (members_ == 1) return;
   const unsigned phase = phase_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == members_ - 1) {
     arrived_.store(0, std::memory_order_relaxed);
     phase_.fetch_add(1, std::memory_order_release);
   } else {
@@ -79,7 +80,7 @@ void ThreadPool::work(int member) {
     }
     ++seen;
     if (stopping_) return;
-    (*body_)(member);
+    if (member < members_) (*body_)(member);
     running_.fetch_sub(1, std::memory_order_release);
   }
 }

@@ -20,11 +20,14 @@ class ThreadPool {
 
   int size() const { return size_; }
 
-  // Runs body(member) on every member and returns when all are done. One caller at a time. body must not
-  // throw.
-  void run(const std::function<void(int)>& body);
+  // Runs body(member) on members 0 .. members-1 and returns when all are done. 1 <= members <= size(). One
+  // caller at a time. body must not throw.
+  void run(int members, const std::function<void(int)>& body);
 
-  // Called by every member inside run(): nobody passes until all have arrived.
+  // How many members run now.
+  int members() const { return members_; }
+
+  // Called by every running member inside run(): nobody passes until all have arrived.
   void barrier();
 
  private:
@@ -33,6 +36,7 @@ class ThreadPool {
   const int size_;
   std::vector<std::thread> workers_;
   const std::function<void(int)>* body_ = nullptr;
+  int members_ = 1;
   std::atomic<unsigned> round_{0};
   std::atomic<int> running_{0};
   std::atomic<int> arrived_{0};

@@ -141,17 +141,23 @@ class GenerationConfig:
     def from_dict(cls, values: dict[str, Any], **overrides: Any) -> GenerationConfig:
         """Make a config of a parsed generation_config.json; overrides are options that win over it.
 
-        Raises GenerationError for a value that is not allowed or not supported, unless an override replaces
-        it.
+        What a file asks for and is not supported is refused when it comes to generating, so that a call can
+        still replace it. Raises GenerationError for a value of a supported field that is not allowed.
         """
         config = cls()
         for name, value in {**values, **overrides}.items():
-            if name in CHECKS or name in UNSUPPORTED or name in overrides:
+            if name in CHECKS or name in overrides:
                 setattr(config, name, value)
             else:
                 config.carried[name] = value
         config.validate()
         return config
+
+    @classmethod
+    def for_model(cls, folder: Path) -> GenerationConfig:
+        """Return the options that a model folder recommends: its generation_config.json, or none at all."""
+        path = folder / FILE_NAME
+        return cls.from_file(path) if path.is_file() else cls()
 
     @classmethod
     def from_pretrained(

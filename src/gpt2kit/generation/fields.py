@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from gpt2kit.errors import GenerationError
@@ -119,14 +119,16 @@ def check_supported(name: str, value: Any) -> None:
     raise GenerationError(f"{name}={value!r} is not supported: {reason}; leave it at {allowed}")
 
 
-def unknown_message(name: str) -> str:
-    """Say that there is no such option, with the nearest name that there is."""
+def unknown_message(name: str, others: Iterable[str] = ()) -> str:
+    """Say that there is no such option, with the nearest name that there is; `others` are names besides."""
     if name in _CALL_ARGUMENTS:
         return f"{name} is not a generation option; pass it to the generating call itself, if it takes one"
     import difflib
 
-    near = difflib.get_close_matches(name, [*CHECKS, *UNSUPPORTED], n=1)
-    hint = f"; did you mean {near[0]}?" if near else f"; known options: {', '.join(sorted(CHECKS))}"
+    near = difflib.get_close_matches(name, [*others, *CHECKS, *UNSUPPORTED], n=1)
+    hint = (
+        f"; did you mean {near[0]}?" if near else f"; known options: {', '.join(sorted([*others, *CHECKS]))}"
+    )
     return f"there is no generation option {name!r}{hint}"
 
 

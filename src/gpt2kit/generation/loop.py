@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gpt2kit.errors import GenerationError
@@ -26,7 +26,8 @@ from gpt2kit.generation.text import RowText
 # (ids of the whole sequence with the token just chosen, scores it was chosen from) -> True to end the row
 StoppingCriterion = Callable[[list[int], Scores], bool]
 
-_DEFAULT_NEW_TOKENS = 20
+DEFAULT_NEW_TOKENS = 20
+DEFAULT_MAX_ROWS = 64
 
 
 def generate(
@@ -35,7 +36,6 @@ def generate(
     config: GenerationConfig | None = None,
     *,
     model_config: GenerationConfig | None = None,
-    defaults: Mapping[str, Any] | None = None,
     seed: int | Sequence[int] | None = None,
     logits_processor: Sequence[LogitsProcessor] = (),
     stopping_criteria: Sequence[StoppingCriterion] = (),
@@ -43,57 +43,108 @@ def generate(
     on_text: OnText | None = None,
     tokenizer: Any = None,  # any tokenizer that StreamDecoder takes
     trim_stop_strings: bool = False,
-    max_rows: int = 64,
-    default_new_tokens: int = _DEFAULT_NEW_TOKENS,
+    max_rows: int = DEFAULT_MAX_ROWS,
     **options: Any,
 ) -> list[Generated]:
     """Continue every prompt and return its rows, prompt by prompt, num_return_sequences each.
 
     prompts: token ids; an empty prompt starts from the BOS token, which is not returned.
     options: fields of GenerationConfig; they win over `config`, which wins over `model_config` (the model's
-        own), which wins over `defaults`; sampling options of `defaults` are taken only when sampling.
+        own), which wins over the defaults: 20 new tokens, as far as n_positions allows, greedy.
+    The other arguments are those of generate_merged.
+    """
+    return generate_merged(
+        engine,
+        prompts,
+        merge(options, config, model_config),
+        seed=seed,
+        logits_processor=logits_processor,
+        stopping_criteria=stopping_criteria,
+        on_token=on_token,
+        on_text=on_text,
+        tokenizer=tokenizer,
+        trim_stop_strings=trim_stop_strings,
+        max_rows=max_rows,
+    )
+
+
+def generate_merged(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    merged: GenerationConfig,
+    *,
+    default_new_tokens: int = DEFAULT_NEW_TOKENS,
+    seed: int | Sequence[int] | None = None,
+    logits_processor: Sequence[LogitsProcessor] = (),
+    stopping_criteria: Sequence[StoppingCriterion] = (),
+    on_token: OnToken | None = None,
+    on_text: OnText | None = None,
+    tokenizer: Any = None,  # any tokenizer that StreamDecoder takes
+    trim_stop_strings: bool = False,
+    skip_special_tokens: bool = True,
+    max_rows: int = DEFAULT_MAX_ROWS,
+) -> list[Generated]:
+    """Do what generate does with layers of options that are joined already.
+
+    default_new_tokens: the length when `merged` sets none, as far as n_positions allows.
     seed: one int for every prompt, a list with one each, or None for fresh ones; with a seed a prompt gives
         the same ids alone and in any batch.
-    logits_processor: callables (token_ids, scores (V,) float32) -> scores, after the penalties and bans,
-        before temperature and its like. stopping_criteria: callables (token_ids, scores) -> True to end the
-        row.
-    on_token, on_text: called as rows grow; see rows.py. tokenizer: needed for text and stop strings.
+    logits_processor: callables (token_ids, scores (V,) float32) -> scores, run after the penalties and bans
+        and before temperature and its like.
+    stopping_criteria: callables (token_ids, scores) -> True to end the row.
+    on_token, on_text: called as rows grow; see rows.py.
+    tokenizer: needed for text and stop strings.
     trim_stop_strings: end the text before a stop string instead of after the token that completed it.
-    max_rows: how many rows run at once; it bounds memory and changes no result.
-    default_new_tokens: the length when no layer sets one, as far as n_positions allows.
+    skip_special_tokens: leave special tokens out of the text.
+    max_rows: how many rows run at once; it bounds memory and changes no result. The rows of one prompt always
+        run together.
 
     Raises GenerationError before any work for options that cannot be met, and for scores that leave no
     choice.
     """
-    merged = merge(options, config, model_config, defaults)
     token_prompts = _checked_prompts(engine, prompts, merged)
-    resolved = resolve(
-        merged,
-        engine.config,
-        [len(prompt) for prompt in token_prompts],
-        default_new_tokens=default_new_tokens,
-    )
+    prompt_lengths = [len(prompt) for prompt in token_prompts]
+    options = resolve(merged, engine.config, prompt_lengths, default_new_tokens=default_new_tokens)
     seeds = seeds_for(seed, len(token_prompts))
     if max_rows < 1:
         raise GenerationError(f"max_rows must be at least 1, got {max_rows}")
-    watches = _watches(resolved, len(token_prompts), tokenizer, trim_stop_strings, on_token, on_text)
-
-    def observe(prompt_index: int, row: int, token_id: int) -> bool:
-        return watches[prompt_index * resolved.num_return_sequences + row].observe(token_id)
-
-    is_watched = on_token is not None or on_text is not None or bool(resolved.stop_strings)
-    observer = observe if is_watched or resolved.max_time is not None else None
+    if tokenizer is None and (options.stop_strings or on_text is not None):
+        what = "stop_strings are" if options.stop_strings else "on_text is"
+        raise GenerationError(f"{what} about text, so the model's tokenizer is needed; pass tokenizer=")
     if not token_prompts:
         return []
+    deadline = None if options.max_time is None else time.monotonic() + options.max_time
+    watches = [
+        RowWatch(
+            prompt_index,
+            row,
+            seeds[prompt_index],
+            prompt_lengths[prompt_index],
+            options,
+            text=_row_text(tokenizer, options, trim_stop_strings, skip_special_tokens),
+            deadline=deadline,
+            on_token=on_token,
+            on_text=on_text,
+        )
+        for prompt_index in range(len(token_prompts))
+        for row in range(options.num_return_sequences)
+    ]
+
+    def observe(prompt_index: int, row: int, token_id: int) -> bool:
+        return watches[prompt_index * options.num_return_sequences + row].observe(token_id)
+
+    has_callback = on_token is not None or on_text is not None
+    is_watched = has_callback or bool(options.stop_strings) or deadline is not None
+    observer = observe if is_watched else None
     if is_standard(engine, logits_processor, stopping_criteria):
         assert isinstance(engine, NativeLoop)
-        rows = engine.generate_native(token_prompts, resolved, seeds, on_token=observer, max_rows=max_rows)
+        rows = engine.generate_native(token_prompts, options, seeds, on_token=observer, max_rows=max_rows)
     else:
         custom = [checked_custom(processor) for processor in logits_processor]
-        rows = _PythonLoop(engine, token_prompts, resolved, seeds, custom, stopping_criteria, observer).run(
+        rows = _PythonLoop(engine, token_prompts, options, seeds, custom, stopping_criteria, observer).run(
             max_rows
         )
-    return _finish(rows, watches, seeds, resolved, has_pushed_text=observer is not None)
+    return [watch.finish(ids, was_observed=is_watched) for watch, ids in zip(watches, rows, strict=True)]
 
 
 def is_standard(
@@ -223,46 +274,10 @@ def _checked_prompts(
     return checked
 
 
-def _watches(
-    options: Options,
-    num_prompts: int,
-    tokenizer: Any,
-    trim: bool,
-    on_token: OnToken | None,
-    on_text: OnText | None,
-) -> list[RowWatch]:
-    if tokenizer is None and (options.stop_strings or on_text is not None):
-        what = "stop_strings are" if options.stop_strings else "on_text is"
-        raise GenerationError(f"{what} about text, so the model's tokenizer is needed; pass tokenizer=")
-    deadline = None if options.max_time is None else time.monotonic() + options.max_time
+def _row_text(tokenizer: Any, options: Options, trim: bool, skip_special_tokens: bool) -> RowText | None:
+    if tokenizer is None:
+        return None
+    from gpt2kit.tokenizer import StreamDecoder
 
-    def text() -> RowText | None:
-        if tokenizer is None:
-            return None
-        from gpt2kit.tokenizer import StreamDecoder
-
-        hidden = frozenset(tokenizer.all_special_ids)
-        return RowText(StreamDecoder(tokenizer), options.stop_strings, trim=trim, hidden_ids=hidden)
-
-    return [
-        RowWatch(prompt_index, row, text(), deadline, on_token, on_text)
-        for prompt_index in range(num_prompts)
-        for row in range(options.num_return_sequences)
-    ]
-
-
-def _finish(
-    rows: list[list[int]],
-    watches: list[RowWatch],
-    seeds: list[int],
-    options: Options,
-    *,
-    has_pushed_text: bool,
-) -> list[Generated]:
-    generated = []
-    for index, (ids, watch) in enumerate(zip(rows, watches, strict=True)):
-        if not has_pushed_text and watch.text is not None:
-            for token_id in ids:
-                watch.text.push(token_id)
-        generated.append(watch.finish(ids, seeds[index // options.num_return_sequences], options))
-    return generated
+    decoder = StreamDecoder(tokenizer, skip_special_tokens=skip_special_tokens)
+    return RowText(decoder, options.stop_strings, trim=trim)

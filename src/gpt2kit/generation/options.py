@@ -10,7 +10,7 @@ from typing import Any
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation.config import GenerationConfig
-from gpt2kit.generation.fields import CHECKS, DEFAULTS, SAMPLING_NEUTRAL
+from gpt2kit.generation.fields import CHECKS, DEFAULTS, SAMPLING_NEUTRAL, UNSUPPORTED, check_supported
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,12 @@ def merge(
     asked.update(**options)
     if config is not None:
         _fill(asked, config.to_diff_dict())
+        asked.carried = config.carried | asked.carried
     _fill(merged, asked.to_diff_dict())
     if model_config is not None:
         _fill(merged, model_config.to_diff_dict())
+    for name in UNSUPPORTED:
+        check_supported(name, _first_set(name, asked, model_config))
     if defaults is not None:
         do_sample = merged.do_sample if merged.do_sample is not None else defaults.get("do_sample", False)
         _fill(merged, {k: v for k, v in defaults.items() if do_sample or k not in SAMPLING_NEUTRAL})
@@ -136,6 +139,12 @@ def _fill(target: GenerationConfig, values: Mapping[str, Any]) -> None:
             continue
         if name in CHECKS and getattr(target, name) is None:
             setattr(target, name, value)
+
+
+def _first_set(name: str, *layers: GenerationConfig | None) -> Any:
+    """Return the value of the highest layer that sets a field."""
+    values = (layer.carried.get(name) for layer in layers if layer is not None)
+    return next((value for value in values if value is not None), None)
 
 
 def _eos_token_ids(merged: GenerationConfig, model: GPT2Config) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ class Generated:
     prompt_index: int
     row: int
     seed: int
+    num_prompt_tokens: int
     ids: list[int]
     finish_reason: str
     text: str | None = None
@@ -38,12 +39,16 @@ class Generated:
 
 
 class RowWatch:
-    """Watches one row token by token and decides whether something other than the loop ends it."""
+    """Watches one row token by token and says when something other than the loop's own rules ends it."""
 
     def __init__(
         self,
         prompt_index: int,
         row: int,
+        seed: int,
+        num_prompt_tokens: int,
+        options: Options,
+        *,
         text: RowText | None,
         deadline: float | None,
         on_token: OnToken | None,
@@ -51,39 +56,58 @@ class RowWatch:
     ) -> None:
         self._prompt_index = prompt_index
         self._row = row
+        self._seed = seed
+        self._num_prompt_tokens = num_prompt_tokens
+        self._options = options
+        self._text = text
         self._deadline = deadline
         self._on_token = on_token
         self._on_text = on_text
         self._is_late = False
         self._is_cancelled = False
-        self.text = text
 
     def observe(self, token_id: int) -> bool:
         """Take the token that was just chosen and return True when the row ends with it."""
-        piece = self.text.push(token_id) if self.text is not None else ""
+        piece = self._text.push(token_id) if self._text is not None else ""
         if self._on_token is not None and self._on_token(self._prompt_index, self._row, token_id):
             self._is_cancelled = True
         if self._on_text is not None and self._on_text(self._prompt_index, self._row, piece):
             self._is_cancelled = True
         self._is_late = self._deadline is not None and time.monotonic() >= self._deadline
-        has_stop_string = self.text is not None and self.text.stop_string is not None
+        has_stop_string = self._text is not None and self._text.stop_string is not None
         return has_stop_string or self._is_cancelled or self._is_late
 
-    def finish(self, ids: list[int], seed: int, options: Options) -> Generated:
-        """Return the finished row with the reason why it ended, and hand out the last text."""
+    def finish(self, ids: list[int], *, was_observed: bool) -> Generated:
+        """Return the finished row with the reason why it ended, and hand out the last text.
+
+        was_observed: observe saw the ids as they came; otherwise the text is made of them now.
+        """
         text = None
         stop_string = None
-        if self.text is not None:
-            piece = self.text.finish()
+        if self._text is not None:
+            if not was_observed:
+                for token_id in ids:
+                    self._text.push(token_id)
+            piece = self._text.finish()
             if piece and self._on_text is not None:
                 self._on_text(self._prompt_index, self._row, piece)
-            text, stop_string = self.text.text, self.text.stop_string
-        if ids[-1] in options.eos_token_ids or stop_string is not None:
-            reason = "stop"
-        elif self._is_cancelled:
-            reason = "cancelled"
-        elif len(ids) >= options.max_new_tokens[self._prompt_index]:
-            reason = "length"
-        else:
-            reason = "time" if self._is_late else "stop"
-        return Generated(self._prompt_index, self._row, seed, ids, reason, text, stop_string)
+            text, stop_string = self._text.text, self._text.stop_string
+        return Generated(
+            prompt_index=self._prompt_index,
+            row=self._row,
+            seed=self._seed,
+            num_prompt_tokens=self._num_prompt_tokens,
+            ids=ids,
+            finish_reason=self._finish_reason(ids, stop_string),
+            text=text,
+            stop_string=stop_string,
+        )
+
+    def _finish_reason(self, ids: list[int], stop_string: str | None) -> str:
+        if ids[-1] in self._options.eos_token_ids or stop_string is not None:
+            return "stop"
+        if self._is_cancelled:
+            return "cancelled"
+        if len(ids) >= self._options.max_new_tokens[self._prompt_index]:
+            return "length"
+        return "time" if self._is_late else "stop"

@@ -24,19 +24,11 @@ class RowText:
     token that completed the stop string, as Transformers does, and nothing is held back.
     """
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        stop_strings: Sequence[str],
-        *,
-        trim: bool,
-        hidden_ids: frozenset[int] = frozenset(),
-    ) -> None:
+    def __init__(self, decoder: Decoder, stop_strings: Sequence[str], *, trim: bool) -> None:
         self._decoder = decoder
         self._stop_strings = tuple(stop_strings)
         self._longest = max((len(stop) for stop in stop_strings), default=0)
         self._trim = trim
-        self._hidden_ids = hidden_ids
         self._tail = ""  # the last longest - 1 characters decoded: a stop string may have begun there
         self._num_held = 0  # how many characters at the end of the tail are not shown yet
         self._shown: list[str] = []
@@ -49,8 +41,6 @@ class RowText:
 
     def push(self, token_id: int) -> str:
         """Take one id and return the text to show now; sets `stop_string` when one was found."""
-        if token_id in self._hidden_ids:
-            return ""
         return self._show(self._search(self._decoder.push(token_id)))
 
     def finish(self) -> str:

@@ -1,0 +1,83 @@
+#pragma once
+
+// The tokens and merges of a byte-level BPE: reading, checking, and the look-ups that encoding needs.
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "json_reader.h"
+
+namespace gpt2kit {
+
+constexpr int32_t kNoToken = -1;
+// Ids above this are refused before anything is allocated for them; GPT-2 has 50257.
+constexpr uint32_t kMaxTokenId = (1u << 22) - 1;
+
+// What two adjacent tokens become. Lower ranks merge first.
+struct Merge {
+  uint32_t rank = UINT32_MAX;  // UINT32_MAX: the pair does not merge
+  int32_t id = kNoToken;
+};
+
+class Vocabulary {
+ public:
+  // An empty one can only be assigned to.
+  Vocabulary() = default;
+  // vocab_json: {"token": id, ...}, tokens spelt in GPT-2's byte alphabet.
+  // merges: lines "left right" (merges.txt) or, if merges_are_json, ["left right" or ["left", "right"], ...].
+  // Throws VocabularyError.
+  Vocabulary(std::string_view vocab_json, std::string_view merges, bool merges_are_json);
+
+  size_t size() const { return names_.size(); }
+  int32_t max_id() const { return static_cast<int32_t>(entry_of_id_.size()) - 1; }
+
+  bool has_id(int64_t id) const;
+  int32_t find(std::string_view name) const;                             // kNoToken if absent
+  int32_t find_bytes(std::string_view bytes) const;                      // by meaning instead of by spelling
+  std::string_view name(int32_t id) const;                               // as spelt in the file. has_id(id)
+  std::string_view bytes(int32_t id) const;                              // what it decodes to. has_id(id)
+  int32_t byte_token(uint8_t byte) const { return byte_tokens_[byte]; }  // kNoToken if absent
+  Merge merge(int32_t left, int32_t right) const;
+  std::vector<std::pair<int32_t, int32_t>> merges() const;  // all pairs, by rising rank
+
+ private:
+  struct Text {  // a slice of arena_
+    uint32_t begin;
+    uint32_t size;
+  };
+  struct PairSlot {
+    uint64_t key;
+    Merge merge;
+  };
+
+  void read_tokens(std::string_view json);
+  void add_token(std::string_view name, uint32_t id);
+  void read_merges_text(std::string_view text);
+  void read_merges_json(std::string_view json);
+  void add_merge(std::string_view left, std::string_view right);
+  void build_pairs();
+  std::string_view view(Text text) const { return {arena_.data() + text.begin, text.size}; }
+  size_t name_slot(std::string_view name) const;
+
+  std::string arena_;                 // names and bytes of all tokens
+  std::vector<Text> names_;           // by entry, in file order
+  std::vector<Text> bytes_;           // by entry
+  std::vector<int32_t> ids_;          // by entry
+  std::vector<int32_t> entry_of_id_;  // by id; kNoToken where there is a hole
+  std::vector<int32_t> name_slots_;   // open addressing: entry or kNoToken
+  std::vector<PairSlot> pairs_;       // open addressing, key = left << 32 | right
+  std::vector<PairSlot> merges_;      // in file order, until build_pairs
+  int32_t byte_tokens_[256];
+};
+
+// GPT-2 spells each byte as a printable character; these are its code points.
+uint32_t byte_to_char(uint8_t byte);
+
+// The bytes that a token's spelling stands for. A spelling with characters outside the byte alphabet stands
+// for its own UTF-8.
+void append_spelt_bytes(std::string& out, std::string_view name);
+
+}  // namespace gpt2kit
