@@ -1,6 +1,6 @@
 """Bits per byte of a model on a text, which compares models whatever their tokenizers are.
 
-    python evaluate.py --data DATA --model FOLDER
+python evaluate.py --data DATA --model FOLDER
 """
 
 import argparse
@@ -19,7 +19,9 @@ def main() -> None:
     from gpt2kit.model import GPT2LMHeadModel
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder that train_tokenizer.py wrote ids to")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder that train_tokenizer.py wrote ids to"
+    )
     parser.add_argument("--model", type=Path, required=True, help="model folder")
     arguments = parser.parse_args()
     model = GPT2LMHeadModel.from_pretrained(arguments.model).eval()
@@ -38,7 +40,7 @@ def held_out(data: Path, name: str) -> tuple[Tensor, int]:
 
 @torch.no_grad()
 def total_bits(trunk: nn.Module, ids: Tensor, n_positions: int) -> float:
-    """Bits to code ids[1:] given ids[0], each token with at least n_positions / 2 tokens before it if there are.
+    """Bits to code ids[1:] given ids[0], each token after at least n_positions / 2 others where there are.
 
     The ends of documents are coded too, so the figure is what a compressor would need for the whole text.
     """

@@ -1,7 +1,7 @@
 """Muon, an optimiser for hidden weight matrices: momentum, then the nearest orthogonal matrix as the step.
 
-Newton-Schulz coefficients and the use of AdamW for embeddings, norms and biases follow Jordan et al., "Muon: An
-optimizer for hidden layers in neural networks" (2024).
+Newton-Schulz coefficients and the use of AdamW for embeddings, norms and biases follow Jordan et al., "Muon:
+An optimizer for hidden layers in neural networks" (2024).
 """
 
 import torch
@@ -27,7 +27,9 @@ class Muon:
             update = gradient.lerp(velocity, self.momentum)  # Nesterov
             num_parts = matrix.shape[1] // matrix.shape[0] if matrix.shape[1] == 3 * matrix.shape[0] else 1
             parts = update.chunk(num_parts, dim=1)  # c_attn is three projections side by side
-            update = torch.cat([orthogonalize(p) * max(1, p.shape[1] / p.shape[0]) ** 0.5 for p in parts], dim=1)
+            update = torch.cat(
+                [orthogonalize(p) * max(1, p.shape[1] / p.shape[0]) ** 0.5 for p in parts], dim=1
+            )
             matrix.mul_(1 - learning_rate * self.weight_decay)
             matrix.add_(update, alpha=-learning_rate)
 

@@ -1,7 +1,7 @@
 """One thread's copy of the model: forward, loss and backward of micro-batches in bfloat16.
 
-Two threads that share nothing but the weights' storage use two cores better than one operator split over both,
-and on a busy machine no operator waits for the slower half.
+Two threads that share nothing but the weights' storage use two cores better than one operator split over
+both, and on a busy machine no operator waits for the slower half.
 """
 
 import torch
@@ -40,7 +40,9 @@ class Replica:
 
 
 @torch.no_grad()
-def tied_head_loss(hidden: Tensor, wte: Tensor, targets: Tensor, scale: float) -> tuple[float, Tensor, Tensor]:
+def tied_head_loss(
+    hidden: Tensor, wte: Tensor, targets: Tensor, scale: float
+) -> tuple[float, Tensor, Tensor]:
     """Summed cross-entropy of the tied head in nats, its gradients times scale.
 
     hidden (N, C) and wte (V, C) in bfloat16, targets (N,). Never holds more than CHUNK_ROWS rows of logits.

@@ -6,8 +6,8 @@ Reads <data>/ids/*.npy (see train_tokenizer.py), writes to <out>:
     state.pt         everything to go on from; written every --save-every seconds; read if it is there
     model.pt         float32 weights, at the end
 
-The learning rate follows the clock: warm-up, flat, then a linear descent that ends at zero when the time is up,
-so a busy machine trains on fewer tokens but never stops half-way down.
+The learning rate follows the clock: warm-up, flat, then a linear descent that ends at zero when the time is
+up, so a busy machine trains on fewer tokens but never stops half-way down.
 """
 
 import argparse
@@ -146,7 +146,9 @@ class Trainer:
 
     @torch.no_grad()
     def _update(self, rate: float) -> None:
-        totals = [torch.stack(parts).sum(0) for parts in zip(*(r.gradients for r in self.replicas), strict=True)]
+        totals = [
+            torch.stack(parts).sum(0) for parts in zip(*(r.gradients for r in self.replicas), strict=True)
+        ]
         norm = torch.stack([g.norm() for g in totals]).norm()
         scale = min(1.0, MAX_GRADIENT_NORM / (norm.item() + 1e-6))
         gradients = dict(zip(self.masters, (g.mul_(scale) for g in totals), strict=True))
@@ -196,7 +198,9 @@ class Trainer:
 
     def bits_per_byte(self) -> dict[str, float]:
         trunk = self.replicas[0].model.eval()
-        bits = {name: total_bits(trunk, ids, len_) / size for name, (ids, size), len_ in self._monitor_items()}
+        bits = {
+            name: total_bits(trunk, ids, len_) / size for name, (ids, size), len_ in self._monitor_items()
+        }
         trunk.train()
         return {f"{name}_bits_per_byte": round(value, 4) for name, value in bits.items()}
 

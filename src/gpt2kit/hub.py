@@ -1,8 +1,9 @@
 """Model names: from `gpt2` or `openai-community/gpt2` to a local folder, through huggingface_hub's cache.
 
 The cache folder, its layout and all environment variables (HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN,
-HF_ENDPOINT, ...) are huggingface_hub's: what another tool has downloaded is found. Only the files that
-a model needs are downloaded, safetensors rather than pickle. Every failure is one HubError that says what to do.
+HF_ENDPOINT, ...) are huggingface_hub's: what another tool has downloaded is found. Only the files that a
+model needs are downloaded, safetensors rather than pickle. Every failure is one HubError that says what to
+do.
 """
 
 from __future__ import annotations

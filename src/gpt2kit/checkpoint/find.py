@@ -34,14 +34,14 @@ def find_weights(folder: Path, *, allow_pickle: bool, variant: str | None) -> We
         whole = folder / f"{stem}{infix}.{suffix}"
         index = folder / f"{stem}.{suffix}.index{infix}.json"
         is_pickle = suffix == "bin"
-        if not whole.is_file() and not index.is_file():
+        if not whole.exists() and not index.exists():
             continue
         if is_pickle and not allow_pickle:
             raise CheckpointError(
                 f"{folder} has only .bin files, which are pickles: read carelessly, they run code; "
                 "pass allow_pickle=True if you trust where they came from, or convert them to safetensors"
             )
-        if whole.is_file():
+        if whole.exists():
             return WeightFiles((whole,), is_pickle)
         weight_map = read_index(index, suffix)
         return WeightFiles(

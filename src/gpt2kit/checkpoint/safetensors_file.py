@@ -25,6 +25,9 @@ from gpt2kit.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit; most of it may only be padding
 MAX_JSON_BYTES = 4 * 2**20  # a GPT-2 with 1024 layers and cross-attention needs 3 MB
+# That GPT-2 has 22,500 tensors of five strings, two lists, one object and at most seven commas. A header with
+# more is a way to use up time and memory.
+MAX_JSON_PARTS = {b'"': 240_000, b"[": 50_000, b"{": 25_000, b",": 200_000}
 MAX_RANK = 8
 _MAX_SIZE = 2**63 - 1
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}")
@@ -55,11 +58,12 @@ class SafetensorsFile:
             descriptor = os.open(path, flags)
         except OSError as error:
             raise CheckpointError(f"{path} cannot be opened: {error.strerror or error}") from None
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise CheckpointError(f"{path} is not an ordinary file")
         self._file: BinaryIO = os.fdopen(descriptor, "rb")
         try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise CheckpointError(f"{path} is not an ordinary file")
             self.size = status.st_size
             self._parse(self._read_header())
         except BaseException:
@@ -100,6 +104,9 @@ class SafetensorsFile:
     def _parse(self, text: bytes) -> None:
         if not text.startswith(b"{"):
             raise self._bad_header("does not start with '{'")
+        for part, limit in MAX_JSON_PARTS.items():
+            if text.count(part) > limit:
+                raise self._bad_header(f"has more than {limit} of {part.decode()}; no GPT-2 has as many")
         try:
             header = json.loads(text.decode("utf-8"), object_pairs_hook=self._unique)
         except RecursionError:

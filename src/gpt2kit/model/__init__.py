@@ -1,8 +1,8 @@
 """GPT-2 in PyTorch. Needs the optional package torch; nothing outside this folder imports it at start."""
 
-from .cache import DynamicCache
-from .gpt2 import GPT2LMHeadModel, GPT2Model, GPT2PreTrainedModel
-from .outputs import (
+from gpt2kit.model.cache import DynamicCache
+from gpt2kit.model.gpt2 import GPT2LMHeadModel, GPT2Model, GPT2PreTrainedModel
+from gpt2kit.model.outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
     CausalLMOutputWithCrossAttentions,
     ModelOutput,

@@ -7,14 +7,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import ConfigError
+from gpt2kit.errors import ConfigError
 
 
 def get_activation(name: str) -> Callable[[Tensor], Tensor]:
     """Return the function that Transformers knows by this name."""
     if name not in ACTIVATIONS:
         allowed = ", ".join(sorted(ACTIVATIONS))
-        raise ConfigError(f"activation_function is {name!r}; it must be one of {allowed}")
+        reason = (
+            "has weights of its own, which no GPT-2 checkpoint holds"
+            if name in _WITH_WEIGHTS
+            else "is unknown"
+        )
+        raise ConfigError(f"activation_function {name!r} {reason}; it must be one of {allowed}")
     return ACTIVATIONS[name]
 
 
@@ -47,6 +52,10 @@ def relu2(x: Tensor) -> Tensor:
     return torch.square(F.relu(x))
 
 
+def sqrtsoftplus(x: Tensor) -> Tensor:
+    return torch.sqrt(F.softplus(x))
+
+
 def linear(x: Tensor) -> Tensor:
     return x
 
@@ -60,6 +69,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_python": F.gelu,
     "gelu_pytorch_tanh": gelu_new,
     "gelu_python_tanh": gelu_new,
+    "hardswish": F.hardswish,
     "laplace": laplace,
     "leaky_relu": F.leaky_relu,
     "linear": linear,
@@ -70,6 +80,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu6": F.relu6,
     "sigmoid": torch.sigmoid,
     "silu": F.silu,
+    "sqrtsoftplus": sqrtsoftplus,
     "swish": F.silu,
     "tanh": torch.tanh,
 }
+_WITH_WEIGHTS = ("prelu", "xielu")

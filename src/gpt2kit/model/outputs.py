@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .cache import DynamicCache
+from gpt2kit.model.cache import DynamicCache, RaggedCache
 
 
 @dataclass
@@ -57,7 +57,7 @@ class BaseModelOutputWithPastAndCrossAttentions(ModelOutput):
     """
 
     last_hidden_state: Tensor | None = None
-    past_key_values: DynamicCache | None = None
+    past_key_values: DynamicCache | RaggedCache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     cross_attentions: tuple[Tensor, ...] | None = None
@@ -69,7 +69,7 @@ class CausalLMOutputWithCrossAttentions(ModelOutput):
 
     loss: Tensor | None = None
     logits: Tensor | None = None
-    past_key_values: DynamicCache | None = None
+    past_key_values: DynamicCache | RaggedCache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     cross_attentions: tuple[Tensor, ...] | None = None
