@@ -96,7 +96,9 @@ class GPT2Tokenizer:
         self.name_or_path = name_or_path
         self.model_max_length = NO_MAX_LENGTH if model_max_length is None else model_max_length
         self.padding_side = _side("padding_side", padding_side or file.options.get("padding_side", "right"))
-        self.truncation_side = _side("truncation_side", truncation_side or file.options.get("truncation_side", "right"))
+        self.truncation_side = _side(
+            "truncation_side", truncation_side or file.options.get("truncation_side", "right")
+        )
         self.model_input_names = list(model_input_names or ("input_ids", "attention_mask"))
         self.split_special_tokens = split_special_tokens
         self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
@@ -104,7 +106,9 @@ class GPT2Tokenizer:
             clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output
         )
         self.chat_template = chat_template
-        self.add_prefix_space = bool(file.add_prefix_space) if add_prefix_space is None else bool(add_prefix_space)
+        self.add_prefix_space = (
+            bool(file.add_prefix_space) if add_prefix_space is None else bool(add_prefix_space)
+        )
         self.pad_token_type_id = 0
         self.config_extras: dict[str, Any] = {}  # keys of a tokenizer_config.json that mean nothing here
         self._has_warned: set[str] = set()
@@ -118,12 +122,16 @@ class GPT2Tokenizer:
         self.tokens.set_named("cls_token", cls_token)
         self.tokens.set_named("mask_token", mask_token)
         self.tokens.set_extra(extra_special_tokens)
-        placed = file.added_tokens | {id: as_added_token(token) for id, token in (added_tokens_decoder or {}).items()}
+        placed = file.added_tokens | {
+            id: as_added_token(token) for id, token in (added_tokens_decoder or {}).items()
+        }
         for id, token in sorted(placed.items()):
             self.tokens.place(id, token)
         self.tokens.add_missing()
 
-        self._template_flags: tuple[bool, bool] | None = None  # (bos, eos), or None for the file's own template
+        self._template_flags: tuple[bool, bool] | None = (
+            None  # (bos, eos), or None for the file's own template
+        )
         self.template = self._first_template(file, add_bos_token, add_eos_token)
 
     @classmethod
@@ -321,7 +329,9 @@ class GPT2Tokenizer:
         """
         if already_has_special_tokens:
             if token_ids_1 is not None:
-                raise TokenizerError("token_ids_1 must be None when the ids already have their special tokens")
+                raise TokenizerError(
+                    "token_ids_1 must be None when the ids already have their special tokens"
+                )
             special = set(self.all_special_ids)
             return [int(int(id) in special) for id in token_ids_0]
         sizes = len(token_ids_0), len(token_ids_1 or ())
@@ -411,7 +421,10 @@ class GPT2Tokenizer:
         Returns (ids, row_splits): text i has the ids[row_splits[i]:row_splits[i + 1]].
         """
         return self.bpe.encode_arrays(
-            texts, self.split_special_tokens, self.add_prefix_space, num_threads() if threads is None else threads
+            texts,
+            self.split_special_tokens,
+            self.add_prefix_space,
+            num_threads() if threads is None else threads,
         )
 
     def encode_bytes(self, data: bytes) -> list[int]:
@@ -457,9 +470,13 @@ class GPT2Tokenizer:
             token_ids = token_ids["input_ids"]
         if isinstance(token_ids, int):
             token_ids = [token_ids]
-        if len(token_ids) > 0 and (isinstance(token_ids[0], (list, tuple)) or getattr(token_ids[0], "ndim", 0) > 0):
+        if len(token_ids) > 0 and (
+            isinstance(token_ids[0], (list, tuple)) or getattr(token_ids[0], "ndim", 0) > 0
+        ):
             return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in token_ids]
-        text = self.decode_bytes(token_ids, skip_special_tokens=skip_special_tokens).decode("utf-8", self.errors)
+        text = self.decode_bytes(token_ids, skip_special_tokens=skip_special_tokens).decode(
+            "utf-8", self.errors
+        )
         clean_up = clean_up_tokenization_spaces
         if self.clean_up_tokenization_spaces if clean_up is None else clean_up:
             return self._clean_up(text)

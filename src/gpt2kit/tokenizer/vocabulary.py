@@ -72,13 +72,17 @@ def make_vocabulary(
     """
     try:
         vocab_data = (
-            json.dumps(dict(vocab), ensure_ascii=False).encode() if isinstance(vocab, Mapping) else read_file(vocab)
+            json.dumps(dict(vocab), ensure_ascii=False).encode()
+            if isinstance(vocab, Mapping)
+            else read_file(vocab)
         )
         is_file = isinstance(merges, (str, PathLike))
         merges_data = (
             read_file(merges)  # type: ignore[arg-type]  # a path, as just seen
             if is_file
-            else json.dumps([m if isinstance(m, str) else list(m) for m in merges], ensure_ascii=False).encode()  # type: ignore[union-attr]
+            else json.dumps(
+                [m if isinstance(m, str) else list(m) for m in merges], ensure_ascii=False
+            ).encode()  # type: ignore[union-attr]
         )
     except (TypeError, UnicodeEncodeError) as error:
         raise TokenizerError(f"vocab must map str to int and merges be pairs of str: {error}") from None
@@ -124,7 +128,9 @@ def read_tiktoken(path: str | PathLike[str]) -> VocabularyFile:
         halves = [(token[:i], token[i:]) for i in range(1, len(token))]
         merges += [(spelling[a], spelling[b]) for a, b in halves if a in ranks and b in ranks]
     try:
-        return make_vocabulary({spelling[token]: rank for token, rank in ranks.items()}, merges, ignore_merges=True)
+        return make_vocabulary(
+            {spelling[token]: rank for token, rank in ranks.items()}, merges, ignore_merges=True
+        )
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from None
 
@@ -156,7 +162,9 @@ def _read_document(data: bytes, vocab_span: tuple[int, int], merges_span: tuple[
         ignore_merges=model.get("ignore_merges") is True,
     )
     if model.get("fuse_unk") and any(bpe.token_to_id(char) is None for char in BYTE_TO_CHAR.values()):
-        raise TokenizerError("fuse_unk is set and the vocabulary lacks some of the 256 bytes; this is not supported")
+        raise TokenizerError(
+            "fuse_unk is set and the vocabulary lacks some of the 256 bytes; this is not supported"
+        )
     added = {}
     for item in document.get("added_tokens") or []:
         if not isinstance(item, dict) or not isinstance(item.get("id"), int):
@@ -177,7 +185,9 @@ def _check_model(model: Mapping[str, Any]) -> None:
         raise TokenizerError(f"the model is {kind!r}; a GPT-2 tokenizer is BPE")
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
         if model.get(key):
-            raise TokenizerError(f"the model has {key} = {model[key]!r}, which GPT-2's byte-level BPE does not have")
+            raise TokenizerError(
+                f"the model has {key} = {model[key]!r}, which GPT-2's byte-level BPE does not have"
+            )
 
 
 def _check_parts(document: Mapping[str, Any]) -> None:
