@@ -39,7 +39,8 @@ def _run(arguments: list[str]) -> int:
     from gpt2kit.errors import GPT2Error
 
     set_up_streams()
-    is_debug = "--debug" in arguments or os.environ.get("GPT2KIT_DEBUG", "").lower() in ("1", "on", "yes", "true")
+    asked = os.environ.get("GPT2KIT_DEBUG", "").lower()
+    is_debug = "--debug" in arguments or asked in ("1", "on", "yes", "true")
     try:
         from gpt2kit.cli.commands import cli
 
