@@ -5,5 +5,6 @@
 namespace gpt2kit {
 
 void bind_tokenizer(nanobind::module_& m);  // bindings_tokenizer.cpp
+void bind_engine(nanobind::module_& m);     // bindings_engine.cpp
 
 }  // namespace gpt2kit

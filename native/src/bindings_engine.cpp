@@ -1,0 +1,383 @@
+// gpt2kit._native: NativeModel and KvSequence. Everything that comes from Python is checked here.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <memory>
+#include <set>
+#include <stdexcept>
+#include <string>
+
+#include "bindings.h"
+#include "forward.h"
+#include "generate.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace gpt2kit {
+namespace {
+
+using Weights = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using TokenIds = std::vector<int64_t>;
+
+std::string shape_text(const Weights& array) {
+  std::string text = "(";
+  for (size_t i = 0; i < array.ndim(); ++i) text += (i ? ", " : "") + std::to_string(array.shape(i));
+  return text + ")";
+}
+
+Activation activation_from(const std::string& name) {
+  static const std::pair<const char*, Activation> kNames[] = {
+      {"gelu_new", Activation::kGeluTanh},
+      {"gelu_pytorch_tanh", Activation::kGeluTanh},
+      {"gelu_fast", Activation::kGeluTanh},
+      {"gelu_accurate", Activation::kGeluTanh},
+      {"gelu", Activation::kGeluErf},
+      {"gelu_python", Activation::kGeluErf},
+      {"quick_gelu", Activation::kGeluQuick},
+      {"relu", Activation::kRelu},
+      {"silu", Activation::kSilu},
+      {"swish", Activation::kSilu},
+      {"tanh", Activation::kTanh},
+      {"sigmoid", Activation::kSigmoid},
+      {"linear", Activation::kNone},
+  };
+  std::string known;
+  for (const auto& [known_name, activation] : kNames) {
+    if (name == known_name) return activation;
+    known += (known.empty() ? "" : ", ") + std::string(known_name);
+  }
+  throw nb::value_error(("activation_function '" + name + "' has no native kernel; it has " + known).c_str());
+}
+
+class KvSequence {
+ public:
+  KvSequence(std::shared_ptr<Forward> forward, std::shared_ptr<KvCache> cache)
+      : forward_(std::move(forward)), cache_(std::move(cache)) {}
+
+  int64_t length() const { return cache_ ? cache_->length() : 0; }
+  bool is_free() const { return !cache_; }
+  void free() { cache_.reset(); }
+
+  KvSequence fork() const {
+    const std::shared_ptr<KvCache> cache = checked("fork");
+    const nb::gil_scoped_release release;
+    return {forward_, std::make_shared<KvCache>(*cache)};
+  }
+
+  void truncate(int64_t length) {
+    const std::shared_ptr<KvCache> cache = checked("truncate");
+    if (length < 0 || length > cache->length()) {
+      throw nb::value_error(("length is " + std::to_string(length) + "; the sequence has " +
+                             std::to_string(cache->length()) + " tokens, so it must be from 0 to that")
+                                .c_str());
+    }
+    cache->truncate(length);
+  }
+
+  std::shared_ptr<KvCache> checked(const char* action) const {
+    if (!cache_)
+      throw nb::value_error((std::string("cannot ") + action + " a sequence after free()").c_str());
+    return cache_;
+  }
+  const Forward* forward() const { return forward_.get(); }
+
+ private:
+  std::shared_ptr<Forward> forward_;
+  std::shared_ptr<KvCache> cache_;
+};
+
+class NativeModel {
+ public:
+  NativeModel(int64_t n_layer, int64_t n_head, int64_t n_embd, int64_t n_inner, int64_t n_positions,
+              int64_t vocab_size, const std::string& activation_function, float layer_norm_epsilon,
+              bool scale_attn_weights, bool scale_attn_by_inverse_layer_idx, const nb::dict& weights,
+              int threads, std::optional<std::string> isa) {
+    constexpr int64_t kLimit = int64_t{1} << 24;
+    const auto check = [](const char* name, int64_t value, int64_t limit) {
+      if (value < 1 || value > limit) {
+        throw nb::value_error((std::string(name) + " is " + std::to_string(value) +
+                               "; it must be from 1 to " + std::to_string(limit))
+                                  .c_str());
+      }
+    };
+    check("n_layer", n_layer, 4096);
+    check("n_head", n_head, 65536);
+    check("n_embd", n_embd, kLimit);
+    check("n_inner", n_inner, kLimit);
+    check("n_positions", n_positions, kLimit);
+    check("vocab_size", vocab_size, kLimit);
+    check("threads", threads, 1024);
+    if (n_embd % n_head) {
+      throw nb::value_error(
+          ("n_embd " + std::to_string(n_embd) + " is not a multiple of n_head " + std::to_string(n_head))
+              .c_str());
+    }
+
+    Model model;
+    model.shape = {n_layer, n_head, n_embd, n_inner, n_positions, vocab_size};
+    model.activation = activation_from(activation_function);
+    model.layer_norm_epsilon = layer_norm_epsilon;
+    model.scale_attn_weights = scale_attn_weights;
+    model.scale_attn_by_inverse_layer_idx = scale_attn_by_inverse_layer_idx;
+
+    const auto tensor = [&](const std::string& name, std::initializer_list<int64_t> shape) {
+      if (!weights.contains(name.c_str()))
+        throw nb::value_error(("weights have no tensor '" + name + "'").c_str());
+      Weights array;
+      if (!nb::try_cast<Weights>(weights[name.c_str()], array, /*convert=*/false)) {
+        throw nb::type_error(
+            ("tensor '" + name + "' must be a C-contiguous float32 array on the CPU").c_str());
+      }
+      bool fits = array.ndim() == shape.size();
+      std::string wanted;
+      size_t i = 0;
+      for (const int64_t n : shape) {
+        wanted += (i ? ", " : "") + std::to_string(n);
+        if (fits && static_cast<int64_t>(array.shape(i)) != n) fits = false;
+        ++i;
+      }
+      if (!fits) {
+        throw nb::value_error(("tensor '" + name + "' has shape " + shape_text(array) +
+                               "; the configuration needs (" + wanted + ")")
+                                  .c_str());
+      }
+      keep_alive_.push_back(array);
+      return array.data();
+    };
+    const auto norm = [&](const std::string& name) {
+      return Norm{tensor(name + ".weight", {n_embd}), tensor(name + ".bias", {n_embd})};
+    };
+    const auto linear = [&](const std::string& name, int64_t in, int64_t out) {
+      return Linear{tensor(name + ".weight", {in, out}), tensor(name + ".bias", {out})};
+    };
+    model.wte = tensor("wte.weight", {vocab_size, n_embd});
+    model.wpe = tensor("wpe.weight", {n_positions, n_embd});
+    for (int64_t i = 0; i < n_layer; ++i) {
+      const std::string h = "h." + std::to_string(i) + ".";
+      model.h.push_back({norm(h + "ln_1"), linear(h + "attn.c_attn", n_embd, 3 * n_embd),
+                         linear(h + "attn.c_proj", n_embd, n_embd), norm(h + "ln_2"),
+                         linear(h + "mlp.c_fc", n_embd, n_inner), linear(h + "mlp.c_proj", n_inner, n_embd)});
+    }
+    model.ln_f = norm("ln_f");
+    model.lm_head =
+        weights.contains("lm_head.weight") ? tensor("lm_head.weight", {vocab_size, n_embd}) : model.wte;
+
+    const Kernels& kernels = select_kernels(isa ? isa->c_str() : std::getenv("GPT2KIT_ISA"));
+    forward_ = std::make_shared<Forward>(std::move(model), threads, kernels);
+  }
+
+  KvSequence new_sequence() const { return {forward_, std::make_shared<KvCache>(forward_->model().shape)}; }
+
+  const char* isa() const { return forward_->kernels().name; }
+  int threads() const { return forward_->threads(); }
+
+  // (logits or None, hidden or None): rows of all the work, one after another.
+  nb::tuple forward(const nb::list& sequences, const std::vector<TokenIds>& token_ids,
+                    const std::string& logits, bool hidden) const {
+    const ModelShape& shape = forward_->model().shape;
+    const Rows rows = logits == "last"   ? Rows::kLast
+                      : logits == "all"  ? Rows::kAll
+                      : logits == "none" ? Rows::kNone
+                                         : throw nb::value_error("logits must be 'last', 'all' or 'none'");
+    if (nb::len(sequences) != token_ids.size())
+      throw nb::value_error("sequences and token_ids differ in length");
+
+    std::vector<Work> work;
+    std::vector<std::shared_ptr<KvCache>> caches;
+    std::vector<std::vector<int32_t>> ids;
+    std::set<const KvCache*> seen;
+    int64_t total = 0;
+    for (size_t i = 0; i < token_ids.size(); ++i) {
+      const auto& sequence = nb::cast<const KvSequence&>(sequences[i]);
+      if (sequence.forward() != forward_.get()) throw nb::value_error("a sequence belongs to another model");
+      caches.push_back(sequence.checked("use"));
+      if (!seen.insert(caches.back().get()).second)
+        throw nb::value_error("a sequence occurs twice in one forward");
+      ids.push_back(checked_ids(token_ids[i], caches.back()->length()));
+      work.push_back({caches.back().get(), ids.back().data(), static_cast<int64_t>(ids.back().size())});
+      total += static_cast<int64_t>(ids.back().size());
+    }
+
+    const int64_t logits_rows = rows == Rows::kAll    ? total
+                                : rows == Rows::kLast ? static_cast<int64_t>(work.size())
+                                                      : 0;
+    auto logits_data =
+        std::unique_ptr<float[]>(rows == Rows::kNone ? nullptr : new float[logits_rows * shape.vocab_size]);
+    auto hidden_data = std::unique_ptr<float[]>(hidden ? new float[total * shape.n_embd] : nullptr);
+    {
+      const nb::gil_scoped_release release;
+      forward_->run(work, rows, logits_data.get(), hidden_data.get());
+    }
+    return nb::make_tuple(to_numpy(std::move(logits_data), logits_rows, shape.vocab_size),
+                          to_numpy(std::move(hidden_data), total, shape.n_embd));
+  }
+
+  // Returns the new ids of all rows, or the largest score (a float) where no token could be chosen.
+  nb::object generate(const std::vector<TokenIds>& prompts, const std::vector<int64_t>& max_new_tokens,
+                      const std::vector<int64_t>& min_new_tokens, const std::vector<uint64_t>& seeds,
+                      int64_t num_return_sequences, const TokenIds& eos_token_ids, bool do_sample,
+                      double temperature, int64_t top_k, double top_p, double min_p, double typical_p,
+                      double epsilon_cutoff, double eta_cutoff, double repetition_penalty,
+                      int64_t no_repeat_ngram_size, const std::vector<TokenIds>& bad_words_ids,
+                      int64_t max_rows, const nb::object& on_token) const {
+    const ModelShape& shape = forward_->model().shape;
+    const auto require = [](bool holds, const char* message) {
+      if (!holds) throw nb::value_error(message);
+    };
+    require(max_new_tokens.size() == prompts.size() && min_new_tokens.size() == prompts.size() &&
+                seeds.size() == prompts.size(),
+            "max_new_tokens, min_new_tokens and seeds must have one entry for each prompt");
+    require(num_return_sequences >= 1 && num_return_sequences <= 65536,
+            "num_return_sequences must be from 1 to 65536");
+    require(max_rows >= 1 && max_rows <= 65536, "max_rows must be from 1 to 65536");
+    require(std::isfinite(temperature) && temperature > 0, "temperature must be a positive number");
+    require(std::isfinite(repetition_penalty) && repetition_penalty > 0,
+            "repetition_penalty must be a positive number");
+    require(top_k >= 0, "top_k must not be negative");
+    require(no_repeat_ngram_size >= 0, "no_repeat_ngram_size must not be negative");
+    for (const double p : {top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff}) {
+      require(p >= 0 && p <= 1, "top_p, min_p, typical_p, epsilon_cutoff and eta_cutoff must be from 0 to 1");
+    }
+
+    GenerateOptions options;
+    options.num_return_sequences = num_return_sequences;
+    options.max_rows = max_rows;
+    options.sampling.do_sample = do_sample;
+    options.sampling.temperature = static_cast<float>(temperature);
+    options.sampling.top_k = top_k;
+    options.sampling.top_p = top_p;
+    options.sampling.min_p = min_p;
+    options.sampling.typical_p = typical_p;
+    options.sampling.epsilon_cutoff = epsilon_cutoff;
+    options.sampling.eta_cutoff = eta_cutoff;
+    options.sampling.repetition_penalty = static_cast<float>(repetition_penalty);
+    options.sampling.no_repeat_ngram_size = no_repeat_ngram_size;
+    for (const int64_t id : eos_token_ids) {
+      // An end token past the vocabulary can never be generated.
+      if (id >= 0 && id < shape.vocab_size)
+        options.sampling.eos_token_ids.push_back(static_cast<int32_t>(id));
+    }
+    for (const TokenIds& word : bad_words_ids) {
+      require(!word.empty(), "bad_words_ids holds an empty word");
+      options.sampling.bad_words_ids.push_back(checked_ids(word, 0));
+    }
+    std::vector<Prompt> checked;
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      require(max_new_tokens[i] >= 1, "max_new_tokens must be at least 1");
+      std::vector<int32_t> ids = checked_ids(prompts[i], 0);
+      // The last new token is returned, not run.
+      if (static_cast<int64_t>(ids.size()) > shape.n_positions - max_new_tokens[i]) {
+        throw nb::value_error(("prompt " + std::to_string(i) + " has " + std::to_string(ids.size()) +
+                               " tokens and " + std::to_string(max_new_tokens[i]) +
+                               " new ones are asked for; n_positions is " + std::to_string(shape.n_positions))
+                                  .c_str());
+      }
+      checked.push_back({std::move(ids), max_new_tokens[i], min_new_tokens[i], seeds[i]});
+    }
+
+    OnToken callback;
+    if (!on_token.is_none()) {
+      callback = [&on_token](int64_t prompt, int64_t row, int32_t id) {
+        const nb::gil_scoped_acquire acquire;
+        const nb::object answer = on_token(prompt, row, id);
+        const int truth = PyObject_IsTrue(answer.ptr());
+        if (truth < 0) throw nb::python_error();
+        return truth == 1;
+      };
+    }
+    const auto check_signals = [] {
+      const nb::gil_scoped_acquire acquire;
+      if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    };
+    std::vector<std::vector<int32_t>> rows;
+    try {
+      const nb::gil_scoped_release release;
+      rows = gpt2kit::generate(*forward_, checked, options, callback, check_signals);
+    } catch (const NoChoice& none) {
+      return nb::float_(none.highest);
+    }
+    return nb::cast(rows);
+  }
+
+ private:
+  std::vector<int32_t> checked_ids(const TokenIds& token_ids, int64_t past) const {
+    const ModelShape& shape = forward_->model().shape;
+    if (token_ids.empty()) throw nb::value_error("token_ids is empty; a forward needs at least one token");
+    if (past + static_cast<int64_t>(token_ids.size()) > shape.n_positions) {
+      throw nb::value_error(("the sequence would have " + std::to_string(past + token_ids.size()) +
+                             " tokens; n_positions is " + std::to_string(shape.n_positions))
+                                .c_str());
+    }
+    std::vector<int32_t> ids;
+    ids.reserve(token_ids.size());
+    for (const int64_t id : token_ids) {
+      if (id < 0 || id >= shape.vocab_size) {
+        throw nb::value_error(
+            ("token id " + std::to_string(id) + " is not in [0, " + std::to_string(shape.vocab_size) + ")")
+                .c_str());
+      }
+      ids.push_back(static_cast<int32_t>(id));
+    }
+    return ids;
+  }
+
+  static nb::object to_numpy(std::unique_ptr<float[]> data, int64_t rows, int64_t columns) {
+    if (!data) return nb::none();
+    float* p = data.release();
+    const nb::capsule owner(p, [](void* q) noexcept { delete[] static_cast<float*>(q); });
+    const size_t shape[2] = {static_cast<size_t>(rows), static_cast<size_t>(columns)};
+    return nb::cast(nb::ndarray<nb::numpy, float>(p, 2, shape, owner));
+  }
+
+  std::vector<Weights> keep_alive_;  // declared first, so that it goes last
+  std::shared_ptr<Forward> forward_;
+};
+
+}  // namespace
+
+void bind_engine(nb::module_& m) {
+  nb::class_<KvSequence>(m, "KvSequence")
+      .def_prop_ro("length", &KvSequence::length)
+      .def_prop_ro("is_free", &KvSequence::is_free)
+      .def("fork", &KvSequence::fork)
+      .def("truncate", &KvSequence::truncate, "length"_a)
+      .def("free", &KvSequence::free);
+
+  nb::class_<NativeModel>(m, "NativeModel")
+      .def(nb::init<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const std::string&, float, bool,
+                    bool, const nb::dict&, int, std::optional<std::string>>(),
+           "n_layer"_a, "n_head"_a, "n_embd"_a, "n_inner"_a, "n_positions"_a, "vocab_size"_a,
+           "activation_function"_a, "layer_norm_epsilon"_a, "scale_attn_weights"_a,
+           "scale_attn_by_inverse_layer_idx"_a, "weights"_a, "threads"_a, "isa"_a = nb::none())
+      .def_prop_ro("isa", &NativeModel::isa)
+      .def_prop_ro("threads", &NativeModel::threads)
+      .def("new_sequence", &NativeModel::new_sequence)
+      .def("forward", &NativeModel::forward, "sequences"_a, "token_ids"_a, "logits"_a, "hidden"_a)
+      .def("generate", &NativeModel::generate, nb::kw_only(), "prompts"_a, "max_new_tokens"_a,
+           "min_new_tokens"_a, "seeds"_a, "num_return_sequences"_a, "eos_token_ids"_a, "do_sample"_a,
+           "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "typical_p"_a, "epsilon_cutoff"_a,
+           "eta_cutoff"_a, "repetition_penalty"_a, "no_repeat_ngram_size"_a, "bad_words_ids"_a, "max_rows"_a,
+           "on_token"_a.none());
+
+  m.def("coin", &coin, "seed"_a, "row"_a, "position"_a);
+  m.def("supported_isas", [] {
+    std::vector<std::string> names;
+    for (const char* name : {"reference", "avx2", "avx512"}) {
+      try {
+        names.emplace_back(select_kernels(name).name);
+      } catch (const std::runtime_error&) {
+      }
+    }
+    return names;
+  });
+  m.def("isa", [] { return select_kernels(std::getenv("GPT2KIT_ISA")).name; });
+}
+
+}  // namespace gpt2kit

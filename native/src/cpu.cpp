@@ -1,0 +1,41 @@
+// Which kernels this processor can run.
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "kernels.h"
+
+namespace gpt2kit {
+namespace {
+
+#ifdef GPT2KIT_X86
+// The compiler's check covers the operating system's part (XCR0) too.
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+#endif
+
+}  // namespace
+
+const Kernels& select_kernels(const char* isa_or_null) {
+  const std::string wanted = isa_or_null ? isa_or_null : "";
+  if (wanted == "reference") return kReferenceKernels;
+#ifdef GPT2KIT_X86
+  if (wanted.empty()) return has_avx512() ? kAvx512Kernels : has_avx2() ? kAvx2Kernels : kReferenceKernels;
+  if (wanted == "avx512" || wanted == "avx2") {
+    const bool supported = wanted == "avx512" ? has_avx512() : has_avx2();
+    if (!supported)
+      throw std::runtime_error("instruction set '" + wanted + "' is not supported by this processor");
+    return wanted == "avx512" ? kAvx512Kernels : kAvx2Kernels;
+  }
+#else
+  if (wanted.empty()) return kReferenceKernels;
+#endif
+  throw std::runtime_error("unknown instruction set '" + wanted + "'; use reference, avx2 or avx512");
+}
+
+}  // namespace gpt2kit

@@ -1,0 +1,248 @@
+#include "forward.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <new>
+
+namespace gpt2kit {
+namespace {
+
+// Bounds the memory of activations; results do not depend on it, since no row depends on its neighbours.
+constexpr int64_t kPassRows = 512;
+
+// With so few rows every thread normalizes all of them for itself, which is quicker than waiting.
+constexpr int64_t kPrivateRows = 4;
+
+// Rows an even number of cache lines apart crowd into half of the cache's sets.
+int64_t padded_stride(int64_t n) {
+  const int64_t lines = (n + 15) / 16;
+  return (lines % 2 ? lines : lines + 1) * 16;
+}
+
+// Below this many multiply-adds (some 50 microseconds of one core) a pass runs on the calling thread.
+constexpr int64_t kAloneWeights = int64_t{1} << 20;
+
+// The part of [0, n) that a member works on, in whole multiples of `unit`.
+struct Range {
+  int64_t begin, end;
+};
+
+Range share(int64_t n, int64_t unit, int member, int members) {
+  const int64_t units = (n + unit - 1) / unit;
+  const auto bound = [&](int64_t m) { return std::min(n, units * m / members * unit); };
+  return {bound(member), bound(member + 1)};
+}
+
+}  // namespace
+
+struct Forward::Span {
+  KvCache* cache;
+  const int32_t* token_ids;
+  int64_t tokens, past, row;
+};
+
+struct Forward::Pass {
+  std::vector<Span> spans;
+  int64_t rows = 0;
+  std::vector<int64_t> logits_rows;
+  float* logits = nullptr;  // (logits_rows.size(), V)
+  float* hidden = nullptr;  // (rows, C)
+};
+
+float* Forward::Buffer::reserve(int64_t wanted) {
+  if (wanted > floats) {
+    const size_t bytes = static_cast<size_t>((wanted + 15) / 16 * 16) * sizeof(float);
+    void* p = std::aligned_alloc(64, bytes);
+    if (!p) throw std::bad_alloc();
+    data = {static_cast<float*>(p), [](float* q) { std::free(q); }};
+    floats = wanted;
+  }
+  return data.get();
+}
+
+Forward::Forward(Model model, int threads, const Kernels& kernels)
+    : model_(std::move(model)),
+      kernels_(kernels),
+      pool_(threads),
+      stride_(padded_stride(model_.shape.n_embd)),
+      qkv_stride_(padded_stride(3 * model_.shape.n_embd)),
+      inner_stride_(padded_stride(model_.shape.n_inner)),
+      weights_per_row_(model_.shape.n_layer * model_.shape.n_embd *
+                           (4 * model_.shape.n_embd + 2 * model_.shape.n_inner) +
+                       model_.shape.n_embd * model_.shape.vocab_size),
+      private_normed_(static_cast<size_t>(threads)),
+      scratch_(static_cast<size_t>(threads)) {}
+
+void Forward::reserve(int64_t rows, int64_t longest) {
+  const ModelShape& shape = model_.shape;
+  hidden_.reserve(rows * stride_);
+  normed_.reserve(rows * stride_);
+  qkv_.reserve(rows * qkv_stride_);
+  attended_.reserve(rows * stride_);
+  inner_.reserve(rows * inner_stride_);
+  const int64_t scratch = std::max({linear_scratch_floats(shape.n_embd), linear_scratch_floats(shape.n_inner),
+                                    attention_scratch_floats(longest, shape.padded_head_size())});
+  for (int member = 0; member < pool_.size(); ++member) {
+    private_normed_[member].reserve(kPrivateRows * stride_);
+    scratch_[member].reserve(scratch);
+  }
+}
+
+void Forward::run(const std::vector<Work>& work, Rows logits_rows, float* logits, float* hidden) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  size_t item = 0;
+  int64_t done = 0;  // tokens of that item
+  while (item < work.size()) {
+    Pass pass;
+    int64_t longest = 0;
+    while (item < work.size() && pass.rows < kPassRows) {
+      const Work& w = work[item];
+      const int64_t tokens = std::min(w.tokens - done, kPassRows - pass.rows);
+      const int64_t past = w.cache->length() + done;
+      pass.spans.push_back({w.cache, w.token_ids + done, tokens, past, pass.rows});
+      longest = std::max(longest, past + tokens);
+      done += tokens;
+      const bool finished = done == w.tokens;
+      if (logits && logits_rows == Rows::kAll) {
+        for (int64_t t = 0; t < tokens; ++t) pass.logits_rows.push_back(pass.rows + t);
+      } else if (logits && logits_rows == Rows::kLast && finished) {
+        pass.logits_rows.push_back(pass.rows + tokens - 1);
+      }
+      pass.rows += tokens;
+      if (finished) {
+        ++item;
+        done = 0;
+      }
+    }
+    pass.logits = logits;
+    pass.hidden = hidden;
+    reserve(pass.rows, longest);
+    // Waking and awaiting the others costs tens of microseconds; small work is done sooner alone.
+    const int members = pass.rows * weights_per_row_ < kAloneWeights ? 1 : pool_.size();
+    pool_.run(members, [&](int member) { run_pass(pass, member); });
+    if (logits) logits += static_cast<int64_t>(pass.logits_rows.size()) * model_.shape.vocab_size;
+    if (hidden) hidden += pass.rows * model_.shape.n_embd;
+  }
+  for (const Work& w : work) w.cache->advance(w.tokens);
+}
+
+void Forward::run_pass(const Pass& pass, int member) {
+  const ModelShape& shape = model_.shape;
+  const int64_t C = shape.n_embd, I = shape.n_inner, rows = pass.rows;
+  float* hidden = hidden_.data.get();
+
+  embed(pass, member);
+  pool_.barrier();
+  for (int64_t layer = 0; layer < shape.n_layer; ++layer) {
+    const Block& block = model_.h[layer];
+
+    const float* x = normalize(block.ln_1, rows, member);
+    multiply(qkv_.data.get(), qkv_stride_, x, stride_, block.attn_c_attn, C, 3 * C, rows, Activation::kNone,
+             /*add_to_out=*/false, member);
+    pool_.barrier();
+    attend(pass, layer, member);
+    pool_.barrier();
+    multiply(hidden, stride_, attended_.data.get(), stride_, block.attn_c_proj, C, C, rows, Activation::kNone,
+             /*add_to_out=*/true, member);
+    pool_.barrier();
+
+    x = normalize(block.ln_2, rows, member);
+    multiply(inner_.data.get(), inner_stride_, x, stride_, block.mlp_c_fc, C, I, rows, model_.activation,
+             /*add_to_out=*/false, member);
+    pool_.barrier();
+    multiply(hidden, stride_, inner_.data.get(), inner_stride_, block.mlp_c_proj, I, C, rows,
+             Activation::kNone,
+             /*add_to_out=*/true, member);
+    pool_.barrier();
+  }
+  head(pass, member);
+}
+
+void Forward::embed(const Pass& pass, int member) {
+  const int64_t C = model_.shape.n_embd;
+  for (const Span& span : pass.spans) {
+    const Range range = share(span.tokens, 1, member, pool_.members());
+    for (int64_t t = range.begin; t < range.end; ++t) {
+      const float* token = model_.wte + span.token_ids[t] * C;
+      const float* position = model_.wpe + (span.past + t) * C;
+      float* out = hidden_.data.get() + (span.row + t) * stride_;
+      for (int64_t c = 0; c < C; ++c) out[c] = token[c] + position[c];
+    }
+  }
+}
+
+// Layer norm of the residual stream; where it shares the work it ends with a barrier.
+const float* Forward::normalize(const Norm& norm, int64_t rows, int member) {
+  const bool alone = rows <= kPrivateRows;
+  float* out = (alone ? private_normed_[member] : normed_).data.get();
+  const Range range = alone ? Range{0, rows} : share(rows, 1, member, pool_.members());
+  for (int64_t b = range.begin; b < range.end; ++b) {
+    kernels_.layer_norm(out + b * stride_, hidden_.data.get() + b * stride_, norm.weight, norm.bias,
+                        model_.layer_norm_epsilon, model_.shape.n_embd);
+  }
+  if (!alone) pool_.barrier();
+  return out;
+}
+
+// Each member computes its columns for all rows.
+void Forward::multiply(float* out, int64_t out_stride, const float* x, int64_t x_stride, const Linear& linear,
+                       int64_t in_features, int64_t out_features, int64_t rows, Activation activation,
+                       bool add_to_out, int member) {
+  const Range columns = share(out_features, 32, member, pool_.members());
+  if (columns.begin == columns.end) return;
+  kernels_.linear(out, out_stride, x, x_stride, linear.weight, out_features, rows, in_features, columns.begin,
+                  columns.end, {linear.bias, activation, add_to_out}, scratch_[member].data.get());
+}
+
+// Each member takes every so-many-th (sequence, head): stores the new keys and values, then attends.
+void Forward::attend(const Pass& pass, int64_t layer, int member) {
+  const ModelShape& shape = model_.shape;
+  const int64_t C = shape.n_embd, D = shape.head_size(), Dp = shape.padded_head_size();
+  float scale = model_.scale_attn_weights ? 1.0f / std::sqrt(static_cast<float>(D)) : 1.0f;
+  if (model_.scale_attn_by_inverse_layer_idx) scale /= static_cast<float>(layer + 1);
+
+  const int64_t tasks = static_cast<int64_t>(pass.spans.size()) * shape.n_head;
+  for (int64_t task = member; task < tasks; task += pool_.members()) {
+    const Span& span = pass.spans[task / shape.n_head];
+    const int64_t head = task % shape.n_head;
+    const float* q = qkv_.data.get() + span.row * qkv_stride_ + head * D;
+    float* keys = span.cache->keys(layer, head);
+    float* values = span.cache->values(layer, head);
+    for (int64_t t = 0; t < span.tokens; ++t) {
+      const float* k = q + t * qkv_stride_ + C;
+      const int64_t position = span.past + t;
+      float* key = keys + position / kKeyBlock * D * kKeyBlock + position % kKeyBlock;
+      for (int64_t d = 0; d < D; ++d) key[d * kKeyBlock] = k[d];
+      std::copy_n(k + C, D, values + position * Dp);
+    }
+    kernels_.attention(attended_.data.get() + span.row * stride_ + head * D, stride_, q, qkv_stride_, keys,
+                       values, span.tokens, span.past, D, scale, /*probabilities=*/nullptr, 0,
+                       scratch_[member].data.get());
+  }
+}
+
+// ln_f, then the logits of the rows that were asked for.
+void Forward::head(const Pass& pass, int member) {
+  const ModelShape& shape = model_.shape;
+  const int64_t C = shape.n_embd, V = shape.vocab_size;
+  const int64_t wanted = static_cast<int64_t>(pass.logits_rows.size());
+  const auto final_norm = [&](float* out, int64_t row) {
+    kernels_.layer_norm(out, hidden_.data.get() + row * stride_, model_.ln_f.weight, model_.ln_f.bias,
+                        model_.layer_norm_epsilon, C);
+  };
+  if (pass.hidden) {
+    const Range range = share(pass.rows, 1, member, pool_.members());
+    for (int64_t b = range.begin; b < range.end; ++b) final_norm(pass.hidden + b * C, b);
+  }
+  if (wanted == 0) return;
+  const bool alone = wanted <= kPrivateRows;
+  float* x = (alone ? private_normed_[member] : normed_).data.get();
+  const Range range = alone ? Range{0, wanted} : share(wanted, 1, member, pool_.members());
+  for (int64_t i = range.begin; i < range.end; ++i) final_norm(x + i * stride_, pass.logits_rows[i]);
+  if (!alone) pool_.barrier();
+  const Range words = share(V, 6, member, pool_.members());
+  kernels_.project(pass.logits, V, x, stride_, model_.lm_head, wanted, C, words.begin, words.end);
+}
+
+}  // namespace gpt2kit

@@ -1,0 +1,103 @@
+// A GPT-2 forward pass over a ragged batch.
+
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "kernels.h"
+#include "kv_cache.h"
+#include "thread_pool.h"
+
+namespace gpt2kit {
+
+struct Norm {
+  const float* weight;  // (C)
+  const float* bias;    // (C)
+};
+
+// A matrix as the checkpoint stores it: Conv1D, (in, out).
+struct Linear {
+  const float* weight;  // (I, O)
+  const float* bias;    // (O)
+};
+
+struct Block {
+  Norm ln_1;
+  Linear attn_c_attn;  // (C, 3C)
+  Linear attn_c_proj;  // (C, C)
+  Norm ln_2;
+  Linear mlp_c_fc;    // (C, n_inner)
+  Linear mlp_c_proj;  // (n_inner, C)
+};
+
+// Weights belong to somebody else, who keeps them alive.
+struct Model {
+  ModelShape shape;
+  Activation activation;
+  float layer_norm_epsilon;
+  bool scale_attn_weights;
+  bool scale_attn_by_inverse_layer_idx;
+  const float* wte;  // (V, C)
+  const float* wpe;  // (n_positions, C)
+  std::vector<Block> h;
+  Norm ln_f;
+  const float* lm_head;  // (V, C); wte where the two are tied
+};
+
+enum class Rows { kNone, kLast, kAll };
+
+// New tokens of one sequence, and which of their rows are wanted. The same cache must not occur twice.
+struct Work {
+  KvCache* cache;
+  const int32_t* token_ids;  // each in [0, V)
+  int64_t tokens;            // >= 1; cache->length() + tokens <= n_positions
+};
+
+class Forward {
+ public:
+  Forward(Model model, int threads, const Kernels& kernels);
+
+  const Model& model() const { return model_; }
+  const Kernels& kernels() const { return kernels_; }
+  int threads() const { return pool_.size(); }
+
+  // Appends the tokens to their caches. Writes one row of logits (V) for the last or for every token, in
+  // the order of the work, if logits is not null; likewise the hidden states after ln_f (C) for every
+  // token if hidden is not null. Calls from several threads take turns.
+  void run(const std::vector<Work>& work, Rows logits_rows, float* logits, float* hidden);
+
+ private:
+  struct Span;  // consecutive rows of a pass that belong to one sequence
+  struct Pass;
+
+  void run_pass(const Pass& pass, int member);
+  void embed(const Pass& pass, int member);
+  const float* normalize(const Norm& norm, int64_t rows, int member);
+  void multiply(float* out, int64_t out_stride, const float* x, int64_t x_stride, const Linear& linear,
+                int64_t in_features, int64_t out_features, int64_t rows, Activation activation,
+                bool add_to_out, int member);
+  void attend(const Pass& pass, int64_t layer, int member);
+  void head(const Pass& pass, int member);
+  void reserve(int64_t rows, int64_t longest);
+
+  const Model model_;
+  const Kernels& kernels_;
+  ThreadPool pool_;
+  std::mutex mutex_;
+
+  // Activations of one pass; strides in floats.
+  struct Buffer {
+    std::unique_ptr<float[], void (*)(float*)> data{nullptr, nullptr};
+    int64_t floats = 0;
+    float* reserve(int64_t wanted);  // 64-byte aligned
+  };
+  int64_t stride_, qkv_stride_, inner_stride_;
+  const int64_t weights_per_row_;
+  Buffer hidden_, normed_, qkv_, attended_, inner_;
+  std::vector<Buffer> private_normed_, scratch_;  // one for each member of the pool
+};
+
+}  // namespace gpt2kit

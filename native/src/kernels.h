@@ -1,0 +1,93 @@
+// The arithmetic of the CPU engine: a table of plain functions, one table for each instruction set.
+//
+// Dimensions: B rows of a batch (tokens of all its sequences), T tokens, C channels (n_embd), H heads,
+// D head size (C/H), V vocabulary, I/O features in/out. All arrays are float32.
+//
+// Rounding is part of each contract. Every kernel names the exact order of its additions, and no order
+// depends on the number of rows in the call, on the thread that runs it or on the width of a register.
+// So a row's result is the same, to the bit, alone or in a batch, on one thread or many, with AVX2,
+// AVX-512 or the reference.
+//
+// Kernels are pure: they know no model, allocate nothing and start no threads.
+
+#pragma once
+
+#include <cstdint>
+
+namespace gpt2kit {
+
+enum class Activation : int32_t {
+  kNone = 0,
+  kGeluTanh,   // gelu_new and its other spellings: x * sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3)
+  kGeluErf,    // gelu: x/2 (1 + erf(x / sqrt 2))
+  kGeluQuick,  // quick_gelu: x * sigmoid(1.702 x)
+  kRelu,
+  kSilu,  // silu, swish: x * sigmoid(x)
+  kTanh,
+  kSigmoid,
+};
+
+// What happens to a product before it is stored.
+struct Epilogue {
+  const float* bias;      // (O), or null for none
+  Activation activation;  // applied to product + bias
+  bool add_to_out;        // out += result (the residual stream) rather than out = result
+};
+
+// A block of the key cache holds this many positions; see KvCache.
+constexpr int kKeyBlock = 16;
+
+// Scratch, in floats, that a caller gives each thread.
+constexpr int64_t linear_scratch_floats(int64_t in_features) {
+  return in_features < 192 ? 6144 : in_features * 32;
+}
+constexpr int64_t attention_scratch_floats(int64_t max_length, int64_t padded_head_size) {
+  return 12 * ((max_length + 63) / 64 * 64 + 16) + 12 * padded_head_size * 2;
+}
+
+struct Kernels {
+  const char* name;
+
+  // Columns [begin, end) of out = epilogue(x w).
+  //   x (B, I) with row stride x_stride; w (I, O) row-major, O = w_stride; out (B, O) with row stride
+  //   out_stride. begin is a multiple of 16. scratch is 64-byte aligned, linear_scratch_floats(I) long.
+  //   Order: one chain of fused multiply-adds from zero, k = 0 .. I-1; then + bias; then the activation.
+  void (*linear)(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
+                 int64_t w_stride, int64_t rows, int64_t in_features, int64_t begin, int64_t end,
+                 const Epilogue& epilogue, float* scratch);
+
+  // Rows [begin, end) of the vocabulary: out[b, v] = x[b] . w[v].
+  //   x (B, C) with row stride x_stride; w (V, C) row-major; out (B, V) with row stride out_stride.
+  //   Order: 16 partial sums, sum j over k = j, j+16, ..., by fused multiply-add; then sum_lanes.
+  void (*project)(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
+                  int64_t rows, int64_t channels, int64_t begin, int64_t end);
+
+  // out = (x - mean) / sqrt(variance + epsilon) * weight + bias over one row of C channels; out may be x.
+  //   Mean and variance are sums in the order of project, the variance around the mean.
+  void (*layer_norm)(float* out, const float* x, const float* weight, const float* bias, float epsilon,
+                     int64_t channels);
+
+  // One head's causal attention for T consecutive queries at positions past .. past+T-1.
+  //   q (T, D) with row stride q_stride, out (T, D) with row stride out_stride;
+  //   keys in blocks [position / 16][D][16], values (S, Dp) with Dp = D rounded up to 16, padding zero;
+  //   both already hold positions 0 .. past+T-1. probabilities, if not null, receives (T, past+T) rows
+  //   with stride probabilities_stride. scratch: attention_scratch_floats(past+T, Dp), aligned.
+  //   Order: score = fma chain over d of (q*scale) k; softmax subtracts the row's maximum, sums
+  //   exponentials as 16 partial sums over t mod 16; value = fma chain over t; then / sum.
+  void (*attention)(float* out, int64_t out_stride, const float* q, int64_t q_stride, const float* keys,
+                    const float* values, int64_t queries, int64_t past, int64_t head_size, float scale,
+                    float* probabilities, int64_t probabilities_stride, float* scratch);
+};
+
+// A slow, obvious implementation with the same rounding: the specification, the fallback and the oracle.
+extern const Kernels kReferenceKernels;
+#ifdef GPT2KIT_X86
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+#endif
+
+// The best table for this processor, or the one that the environment variable GPT2KIT_ISA names
+// ("reference", "avx2", "avx512"). Throws std::runtime_error for an unknown or unsupported name.
+const Kernels& select_kernels(const char* isa_or_null);
+
+}  // namespace gpt2kit

@@ -1,0 +1,95 @@
+// The kernels in the plainest form that rounds as their contracts say.
+
+#include <algorithm>
+#include <vector>
+
+#include "kernels.h"
+#include "scalar_math.h"
+
+namespace gpt2kit {
+namespace {
+
+void linear(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
+            int64_t w_stride, int64_t rows, int64_t in_features, int64_t begin, int64_t end,
+            const Epilogue& epilogue, float* /*scratch*/) {
+  for (int64_t b = 0; b < rows; ++b) {
+    for (int64_t n = begin; n < end; ++n) {
+      float sum = 0.0f;
+      for (int64_t k = 0; k < in_features; ++k) sum = std::fma(x[b * x_stride + k], w[k * w_stride + n], sum);
+      if (epilogue.bias) sum += epilogue.bias[n];
+      sum = activate_scalar(sum, epilogue.activation);
+      float& o = out[b * out_stride + n];
+      o = epilogue.add_to_out ? o + sum : sum;
+    }
+  }
+}
+
+float dot(const float* a, const float* b, int64_t n) {
+  float lanes[16] = {};
+  for (int64_t k = 0; k < n; ++k) lanes[k % 16] = std::fma(a[k], b[k], lanes[k % 16]);
+  return sum_lanes(lanes);
+}
+
+void project(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w, int64_t rows,
+             int64_t channels, int64_t begin, int64_t end) {
+  for (int64_t b = 0; b < rows; ++b) {
+    for (int64_t v = begin; v < end; ++v) {
+      out[b * out_stride + v] = dot(x + b * x_stride, w + v * channels, channels);
+    }
+  }
+}
+
+void layer_norm(float* out, const float* x, const float* weight, const float* bias, float epsilon,
+                int64_t channels) {
+  float lanes[16] = {};
+  for (int64_t k = 0; k < channels; ++k) lanes[k % 16] += x[k];
+  const float mean = sum_lanes(lanes) / static_cast<float>(channels);
+  std::fill(lanes, lanes + 16, 0.0f);
+  for (int64_t k = 0; k < channels; ++k) {
+    const float centred = x[k] - mean;
+    lanes[k % 16] = std::fma(centred, centred, lanes[k % 16]);
+  }
+  const float scale = 1.0f / std::sqrt(sum_lanes(lanes) / static_cast<float>(channels) + epsilon);
+  for (int64_t k = 0; k < channels; ++k) out[k] = std::fma((x[k] - mean) * scale, weight[k], bias[k]);
+}
+
+void attention(float* out, int64_t out_stride, const float* q, int64_t q_stride, const float* keys,
+               const float* values, int64_t queries, int64_t past, int64_t head_size, float scale,
+               float* probabilities, int64_t probabilities_stride, float* /*scratch*/) {
+  const int64_t padded = (head_size + 15) / 16 * 16;
+  std::vector<float> p(static_cast<size_t>(past + queries));
+  for (int64_t i = 0; i < queries; ++i) {
+    const int64_t length = past + i + 1;
+    float largest = -INFINITY;
+    for (int64_t t = 0; t < length; ++t) {
+      const float* key = keys + (t / kKeyBlock) * head_size * kKeyBlock + t % kKeyBlock;
+      float score = 0.0f;
+      for (int64_t d = 0; d < head_size; ++d) {
+        score = std::fma(q[i * q_stride + d] * scale, key[d * kKeyBlock], score);
+      }
+      p[t] = score;
+      largest = std::max(largest, score);
+    }
+    float lanes[16] = {};
+    for (int64_t t = 0; t < length; ++t) {
+      p[t] = exp_scalar(p[t] - largest);
+      lanes[t % 16] += p[t];
+    }
+    const float sum = sum_lanes(lanes);
+    for (int64_t d = 0; d < head_size; ++d) {
+      float value = 0.0f;
+      for (int64_t t = 0; t < length; ++t) value = std::fma(p[t], values[t * padded + d], value);
+      out[i * out_stride + d] = value / sum;
+    }
+    if (probabilities) {
+      float* row = probabilities + i * probabilities_stride;
+      for (int64_t t = 0; t < past + queries; ++t) row[t] = t < length ? p[t] / sum : 0.0f;
+    }
+  }
+}
+
+}  // namespace
+
+const Kernels kReferenceKernels = {"reference", linear, project, layer_norm, attention};
+
+}  // namespace gpt2kit

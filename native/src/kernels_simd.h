@@ -1,0 +1,412 @@
+// The fast kernels, written once over F32x16 and compiled for each instruction set. See kernels.h for
+// what each computes and in what order, kernels_reference.cpp for the plain form.
+
+#pragma once
+
+#include <algorithm>
+
+#include "kernels.h"
+#include "scalar_math.h"
+#include "simd.h"
+
+namespace gpt2kit {
+namespace {
+
+#ifdef __AVX512F__
+// 12 rows x 2 registers: 24 accumulators of 32 registers, 14 loads for 24 multiply-adds, so that the two
+// load ports (2 per cycle) never hold up the two multiply-add ports (2 per cycle).
+constexpr int kTileRows = 12, kTileVectors = 2;
+#else
+// 6 rows x 16 lanes: 12 accumulators of the 16 AVX2 registers.
+constexpr int kTileRows = 6, kTileVectors = 1;
+#endif
+constexpr int kTileColumns = kTileVectors * kLanes;
+
+// Up to this many rows the weights are read where they lie; above it, packing a panel of them pays.
+constexpr int64_t kStreamRows = 24;
+
+// ---- element-wise ----
+
+inline F32x16 exp(F32x16 x) {
+  const F32x16 bounded = min(set1(kExpHigh), x);
+  const F32x16 n = round_even(bounded * set1(kLog2e));
+  F32x16 r = fma(n, set1(-kLn2High), bounded);
+  r = fma(n, set1(-kLn2Low), r);
+  F32x16 p = set1(kExpPoly[0]);
+  for (int i = 1; i < 6; ++i) p = fma(p, r, set1(kExpPoly[i]));
+  p = fma(p, r * r, r) + set1(1.0f);
+  return zero_where_less(x, kExpLow, scale_by_power(p, n));
+}
+
+inline F32x16 x_sigmoid(F32x16 x, F32x16 u) { return x / (set1(1.0f) + exp(zero() - u)); }
+
+inline F32x16 activate(F32x16 x, Activation activation) {
+  switch (activation) {
+    case Activation::kNone:
+      return x;
+    case Activation::kGeluTanh:
+      return x_sigmoid(x, set1(kGeluScale) * x * fma(set1(kGeluCubic) * x, x, set1(1.0f)));
+    case Activation::kGeluQuick:
+      return x_sigmoid(x, set1(1.702f) * x);
+    case Activation::kRelu:
+      return max(x, zero());
+    case Activation::kSilu:
+      return x_sigmoid(x, x);
+    default: {  // those that need the C library, lane by lane
+      float lanes[kLanes];
+      store(lanes, x);
+      for (float& lane : lanes) lane = activate_scalar(lane, activation);
+      return load(lanes);
+    }
+  }
+}
+
+// Finishes n <= 16 columns of one row.
+inline void finish(float* out, F32x16 sum, const float* bias, const Epilogue& epilogue, int64_t n) {
+  if (n == kLanes) {
+    if (bias) sum = sum + load(bias);
+    sum = activate(sum, epilogue.activation);
+    store(out, epilogue.add_to_out ? load(out) + sum : sum);
+  } else {
+    if (bias) sum = sum + load_first(bias, n);
+    sum = activate(sum, epilogue.activation);
+    store_first(out, epilogue.add_to_out ? load_first(out, n) + sum : sum, n);
+  }
+}
+
+// ---- the register tile ----
+
+// sums[r][v] = a[r, 0..depth) . b[0..depth, v]: one chain of multiply-adds each. Row k of b's vector v
+// starts at b + k * b_stride + v * vector_stride.
+template <int kRows, int kVectors>
+inline void multiply_tile(F32x16 (&sums)[kRows][kVectors], const float* a, int64_t a_stride, const float* b,
+                          int64_t b_stride, int64_t vector_stride, int64_t depth) {
+  for (auto& row : sums)
+    for (auto& sum : row) sum = zero();
+  for (int64_t k = 0; k < depth; ++k) {
+    F32x16 column[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) column[v] = load(b + k * b_stride + v * vector_stride);
+#pragma GCC unroll 12
+    for (int r = 0; r < kRows; ++r) {
+      const F32x16 x = set1(a[r * a_stride + k]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) sums[r][v] = fma(x, column[v], sums[r][v]);
+    }
+  }
+}
+
+// Calls body(rows_constant, first_row) over tiles of kTileRows rows, then the remainder in smaller tiles.
+template <int kRows>
+struct RowCount {
+  static constexpr int value = kRows;
+};
+
+template <int kRows, typename Body>
+inline void for_row_tiles_from(int64_t row, int64_t rows, const Body& body) {
+  for (; row + kRows <= rows; row += kRows) body(RowCount<kRows>{}, row);
+  if constexpr (kRows > 1) {
+    if (row < rows) for_row_tiles_from<(kRows == 12 ? 6 : kRows == 6 ? 3 : kRows - 1)>(row, rows, body);
+  }
+}
+
+template <typename Body>
+inline void for_row_tiles(int64_t rows, const Body& body) {
+  for_row_tiles_from<kTileRows>(0, rows, body);
+}
+
+// ---- linear ----
+
+// Few rows: the weights are the traffic, so each is read once, in the order of memory. Sums for a stripe
+// of columns stay in the first-level cache while four rows of weights at a time go by.
+inline void linear_streamed(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
+                            int64_t w_stride, int64_t rows, int64_t in_features, int64_t begin, int64_t end,
+                            const Epilogue& epilogue, float* sums) {
+  constexpr int64_t kUnroll = 4, kSumsFloats = 6144;  // 24 KiB, half of a 48 KiB cache
+  const int64_t stripe = std::max<int64_t>(32, std::min(end - begin, kSumsFloats / rows) / 32 * 32);
+  for (int64_t n0 = begin; n0 < end; n0 += stripe) {
+    const int64_t n1 = std::min(end, n0 + stripe), width = n1 - n0, whole = width / kLanes * kLanes;
+    const int64_t padded = (width + kLanes - 1) / kLanes * kLanes;
+    std::fill(sums, sums + rows * padded, 0.0f);
+    int64_t k = 0;
+    for (; k + kUnroll <= in_features; k += kUnroll) {
+      const float* w_rows = w + k * w_stride + n0;
+      for (int64_t n = 0; n < width; n += kLanes) {
+        F32x16 weight[kUnroll];
+        for (int u = 0; u < kUnroll; ++u) {
+          const float* p = w_rows + u * w_stride + n;
+          weight[u] = n < whole ? load(p) : load_first(p, width - n);
+        }
+        for (int64_t b = 0; b < rows; ++b) {
+          float* s = sums + b * padded + n;
+          F32x16 sum = load(s);
+          for (int u = 0; u < kUnroll; ++u) sum = fma(set1(x[b * x_stride + k + u]), weight[u], sum);
+          store(s, sum);
+        }
+      }
+    }
+    for (; k < in_features; ++k) {
+      for (int64_t n = 0; n < width; n += kLanes) {
+        const float* p = w + k * w_stride + n0 + n;
+        const F32x16 weight = n < whole ? load(p) : load_first(p, width - n);
+        for (int64_t b = 0; b < rows; ++b) {
+          float* s = sums + b * padded + n;
+          store(s, fma(set1(x[b * x_stride + k]), weight, load(s)));
+        }
+      }
+    }
+    for (int64_t b = 0; b < rows; ++b) {
+      for (int64_t n = 0; n < width; n += kLanes) {
+        finish(out + b * out_stride + n0 + n, load(sums + b * padded + n),
+               epilogue.bias ? epilogue.bias + n0 + n : nullptr, epilogue,
+               std::min<int64_t>(kLanes, width - n));
+      }
+    }
+  }
+}
+
+// Copies columns [n0, n0 + width) of w to consecutive rows of kTileColumns, the rest zero.
+inline void pack_panel(float* panel, const float* w, int64_t w_stride, int64_t in_features, int64_t n0,
+                       int64_t width) {
+  for (int64_t k = 0; k < in_features; ++k) {
+    for (int v = 0; v < kTileVectors; ++v) {
+      const float* p = w + k * w_stride + n0 + v * kLanes;
+      const int64_t left = width - v * kLanes;
+      store(panel + k * kTileColumns + v * kLanes, left >= kLanes ? load(p)
+                                                   : left > 0     ? load_first(p, left)
+                                                                  : zero());
+    }
+  }
+}
+
+// Many rows: a panel of columns is packed once, stays in the second-level cache and meets every row.
+inline void linear_packed(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
+                          int64_t w_stride, int64_t rows, int64_t in_features, int64_t begin, int64_t end,
+                          const Epilogue& epilogue, float* panel) {
+  for (int64_t n0 = begin; n0 < end; n0 += kTileColumns) {
+    const int64_t width = std::min<int64_t>(kTileColumns, end - n0);
+    pack_panel(panel, w, w_stride, in_features, n0, width);
+    for_row_tiles(rows, [&](auto count, int64_t row) {
+      constexpr int kRows = decltype(count)::value;
+      F32x16 sums[kRows][kTileVectors];
+      multiply_tile(sums, x + row * x_stride, x_stride, panel, kTileColumns, kLanes, in_features);
+      for (int r = 0; r < kRows; ++r) {
+        for (int v = 0; v < kTileVectors && v * kLanes < width; ++v) {
+          const int64_t n = n0 + v * kLanes;
+          finish(out + (row + r) * out_stride + n, sums[r][v], epilogue.bias ? epilogue.bias + n : nullptr,
+                 epilogue, std::min<int64_t>(kLanes, width - v * kLanes));
+        }
+      }
+    });
+  }
+}
+
+inline void linear(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
+                   int64_t w_stride, int64_t rows, int64_t in_features, int64_t begin, int64_t end,
+                   const Epilogue& epilogue, float* scratch) {
+  (rows <= kStreamRows ? linear_streamed : linear_packed)(out, out_stride, x, x_stride, w, w_stride, rows,
+                                                          in_features, begin, end, epilogue, scratch);
+}
+
+// ---- project ----
+
+// kRows rows of x against kWords rows of w.
+template <int kRows, int kWords>
+inline void project_tile(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
+                         int64_t channels) {
+  F32x16 sums[kRows][kWords];
+  for (auto& row : sums)
+    for (auto& sum : row) sum = zero();
+  const int64_t whole = channels / kLanes * kLanes;
+  for (int64_t k = 0; k < whole; k += kLanes) {
+    F32x16 a[kRows];
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) a[r] = load(x + r * x_stride + k);
+#pragma GCC unroll 6
+    for (int v = 0; v < kWords; ++v) {
+      const F32x16 weight = load(w + v * channels + k);
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) sums[r][v] = fma(a[r], weight, sums[r][v]);
+    }
+  }
+  if (whole < channels) {
+    const int64_t left = channels - whole;
+    for (int v = 0; v < kWords; ++v) {
+      const F32x16 weight = load_first(w + v * channels + whole, left);
+      for (int r = 0; r < kRows; ++r) {
+        sums[r][v] = fma(load_first(x + r * x_stride + whole, left), weight, sums[r][v]);
+      }
+    }
+  }
+  for (int r = 0; r < kRows; ++r)
+    for (int v = 0; v < kWords; ++v) out[r * out_stride + v] = reduce_add(sums[r][v]);
+}
+
+template <int kWords>
+inline void project_rows(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
+                         int64_t rows, int64_t channels) {
+  int64_t b = 0;
+  for (; b + 4 <= rows; b += 4) {
+    project_tile<4, kWords>(out + b * out_stride, out_stride, x + b * x_stride, x_stride, w, channels);
+  }
+  for (; b < rows; ++b) {
+    project_tile<1, kWords>(out + b * out_stride, out_stride, x + b * x_stride, x_stride, w, channels);
+  }
+}
+
+inline void project(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
+                    int64_t rows, int64_t channels, int64_t begin, int64_t end) {
+#ifdef __AVX512F__
+  constexpr int64_t kWords = 6;  // 4 x 6 sums + 4 rows of x + 1 weight: 29 of 32 registers
+#else
+  constexpr int64_t kWords = 2;
+#endif
+  constexpr int64_t kRowsBlock = 128;  // of x, so that a block stays in the second-level cache
+  constexpr int64_t kWordsBlock = 60;
+  for (int64_t b0 = 0; b0 < rows; b0 += kRowsBlock) {
+    const int64_t block = std::min(kRowsBlock, rows - b0);
+    const float* xb = x + b0 * x_stride;
+    for (int64_t v0 = begin; v0 < end; v0 += kWordsBlock) {
+      const int64_t v1 = std::min(end, v0 + kWordsBlock);
+      int64_t v = v0;
+      for (; v + kWords <= v1; v += kWords) {
+        project_rows<kWords>(out + b0 * out_stride + v, out_stride, xb, x_stride, w + v * channels, block,
+                             channels);
+      }
+      for (; v < v1; ++v) {
+        project_rows<1>(out + b0 * out_stride + v, out_stride, xb, x_stride, w + v * channels, block,
+                        channels);
+      }
+    }
+  }
+}
+
+// ---- layer_norm ----
+
+inline void layer_norm(float* out, const float* x, const float* weight, const float* bias, float epsilon,
+                       int64_t channels) {
+  const int64_t whole = channels / kLanes * kLanes, left = channels - whole;
+  const auto row = [&](const float* p, int64_t k) {
+    return k < whole ? load(p + k) : load_first(p + k, left);
+  };
+  F32x16 sum = zero();
+  for (int64_t k = 0; k < channels; k += kLanes) sum = sum + row(x, k);
+  const F32x16 mean = set1(reduce_add(sum) / static_cast<float>(channels));
+  F32x16 squares = zero();
+  for (int64_t k = 0; k < channels; k += kLanes) {
+    F32x16 centred = row(x, k) - mean;
+    if (k >= whole) centred = keep_first(centred, left, zero());
+    squares = fma(centred, centred, squares);
+  }
+  const float variance = reduce_add(squares) / static_cast<float>(channels);
+  const F32x16 scale = set1(1.0f / __builtin_sqrtf(variance + epsilon));
+  for (int64_t k = 0; k < channels; k += kLanes) {
+    const F32x16 y = fma((row(x, k) - mean) * scale, row(weight, k), row(bias, k));
+    k < whole ? store(out + k, y) : store_first(out + k, y, left);
+  }
+}
+
+// ---- attention ----
+
+// Turns a row of scores (length valid, padded to a multiple of 16) into exponentials, zero past the
+// length; returns their sum.
+inline float exponentials(float* scores, int64_t length, int64_t padded) {
+  const int64_t whole = length / kLanes * kLanes, left = length - whole;
+  const F32x16 lowest = set1(-__builtin_inff());
+  F32x16 largest = lowest;
+  for (int64_t t = 0; t < whole; t += kLanes) largest = max(largest, load(scores + t));
+  if (left) largest = max(largest, keep_first(load(scores + whole), left, lowest));
+  const F32x16 shift = set1(reduce_max(largest));
+  F32x16 sum = zero();
+  for (int64_t t = 0; t < whole; t += kLanes) {
+    const F32x16 e = exp(load(scores + t) - shift);
+    store(scores + t, e);
+    sum = sum + e;
+  }
+  if (left) {
+    const F32x16 e = keep_first(exp(load(scores + whole) - shift), left, zero());
+    store(scores + whole, e);
+    sum = sum + e;
+  }
+  for (int64_t t = whole + (left ? kLanes : 0); t < padded; t += kLanes) store(scores + t, zero());
+  return reduce_add(sum);
+}
+
+// The queries of one register tile.
+template <int kRows>
+inline void attend_tile(float* out, int64_t out_stride, const float* q, int64_t q_stride, const float* keys,
+                        const float* values, int64_t past, int64_t head_size, float scale,
+                        float* probabilities, int64_t probabilities_stride, int64_t probabilities_length,
+                        float* scratch) {
+  const int64_t padded_head = (head_size + kLanes - 1) / kLanes * kLanes;
+  const int64_t longest = past + kRows;  // the last query of the tile sees this many positions
+  const int64_t blocks = (longest + kKeyBlock - 1) / kKeyBlock;
+  // One extra cache line a row: rows a power of two apart would share their sets of the cache.
+  const int64_t stride = blocks * kKeyBlock + (blocks % 4 ? 0 : kLanes);
+  float* scores = scratch;
+  float* scaled = scores + kRows * stride;
+  float* values_out = scaled + kRows * padded_head;
+  for (int r = 0; r < kRows; ++r)
+    for (int64_t d = 0; d < head_size; ++d) scaled[r * padded_head + d] = q[r * q_stride + d] * scale;
+
+  constexpr int kKeyVectors = kRows == 1 ? 4 : kTileVectors;  // a single query needs several chains in flight
+  const int64_t block_floats = head_size * kKeyBlock;
+  int64_t block = 0;
+  for (; block + kKeyVectors <= blocks; block += kKeyVectors) {
+    F32x16 sums[kRows][kKeyVectors];
+    multiply_tile(sums, scaled, padded_head, keys + block * block_floats, kKeyBlock, block_floats, head_size);
+    for (int r = 0; r < kRows; ++r)
+      for (int v = 0; v < kKeyVectors; ++v) store(scores + r * stride + (block + v) * kKeyBlock, sums[r][v]);
+  }
+  for (; block < blocks; ++block) {
+    F32x16 sums[kRows][1];
+    multiply_tile(sums, scaled, padded_head, keys + block * block_floats, kKeyBlock, 0, head_size);
+    for (int r = 0; r < kRows; ++r) store(scores + r * stride + block * kKeyBlock, sums[r][0]);
+  }
+
+  float totals[kRows];
+  for (int r = 0; r < kRows; ++r)
+    totals[r] = exponentials(scores + r * stride, past + r + 1, blocks * kKeyBlock);
+
+  constexpr int kValueVectors = kRows == 1 ? 4 : kTileVectors;
+  int64_t d = 0;
+  for (; d + kValueVectors * kLanes <= padded_head; d += kValueVectors * kLanes) {
+    F32x16 sums[kRows][kValueVectors];
+    multiply_tile(sums, scores, stride, values + d, padded_head, kLanes, longest);
+    for (int r = 0; r < kRows; ++r)
+      for (int v = 0; v < kValueVectors; ++v)
+        store(values_out + r * padded_head + d + v * kLanes, sums[r][v]);
+  }
+  for (; d < padded_head; d += kLanes) {
+    F32x16 sums[kRows][1];
+    multiply_tile(sums, scores, stride, values + d, padded_head, 0, longest);
+    for (int r = 0; r < kRows; ++r) store(values_out + r * padded_head + d, sums[r][0]);
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (d = 0; d < head_size; d += kLanes) {
+      const F32x16 y = load(values_out + r * padded_head + d) / set1(totals[r]);
+      float* o = out + r * out_stride + d;
+      head_size - d >= kLanes ? store(o, y) : store_first(o, y, head_size - d);
+    }
+    if (probabilities) {
+      float* row = probabilities + r * probabilities_stride;
+      for (int64_t t = 0; t < probabilities_length; ++t) {
+        row[t] = t < past + r + 1 ? scores[r * stride + t] / totals[r] : 0.0f;
+      }
+    }
+  }
+}
+
+inline void attention(float* out, int64_t out_stride, const float* q, int64_t q_stride, const float* keys,
+                      const float* values, int64_t queries, int64_t past, int64_t head_size, float scale,
+                      float* probabilities, int64_t probabilities_stride, float* scratch) {
+  for_row_tiles(queries, [&](auto count, int64_t row) {
+    attend_tile<decltype(count)::value>(out + row * out_stride, out_stride, q + row * q_stride, q_stride,
+                                        keys, values, past + row, head_size, scale,
+                                        probabilities ? probabilities + row * probabilities_stride : nullptr,
+                                        probabilities_stride, past + queries, scratch);
+  });
+}
+
+}  // namespace
+}  // namespace gpt2kit

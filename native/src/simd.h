@@ -1,0 +1,136 @@
+// Sixteen float32 lanes, as one AVX-512 register or two AVX2 registers. The only file with intrinsics.
+//
+// A translation unit picks its instruction set by its compiler flags. Everything lives in an anonymous
+// namespace so that the linker can never give one unit another's code. Both versions round alike.
+
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace gpt2kit {
+namespace {
+
+constexpr int kLanes = 16;
+
+#ifdef __AVX512F__
+
+struct F32x16 {
+  __m512 v;
+};
+
+inline F32x16 zero() { return {_mm512_setzero_ps()}; }
+inline F32x16 set1(float x) { return {_mm512_set1_ps(x)}; }
+inline F32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void store(float* p, F32x16 a) { _mm512_storeu_ps(p, a.v); }
+inline __mmask16 first(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }  // n in [0, 16)
+// The first n lanes from memory, the others zero; memory beyond them is not touched.
+inline F32x16 load_first(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
+inline void store_first(float* p, F32x16 a, int64_t n) { _mm512_mask_storeu_ps(p, first(n), a.v); }
+inline F32x16 keep_first(F32x16 a, int64_t n, F32x16 other) {
+  return {_mm512_mask_blend_ps(first(n), other.v, a.v)};
+}
+
+inline F32x16 operator+(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline F32x16 operator-(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline F32x16 operator*(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline F32x16 operator/(F32x16 a, F32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+// Both return the second operand where either is not a number.
+inline F32x16 max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline F32x16 min(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline F32x16 round_even(F32x16 a) { return {_mm512_roundscale_ps(a.v, 8)}; }
+inline F32x16 zero_where_less(F32x16 test, float bound, F32x16 a) {
+  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test.v, _mm512_set1_ps(bound), _CMP_NLT_UQ), a.v)};
+}
+// a * 2^n for whole n, where neither the operand nor the result is subnormal.
+inline F32x16 scale_by_power(F32x16 a, F32x16 n) {
+  const __m512i shift = _mm512_slli_epi32(_mm512_cvtps_epi32(n.v), 23);
+  return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a.v), shift))};
+}
+inline __m256 add_halves(F32x16 a) {
+  return _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+}
+inline __m256 max_halves(F32x16 a) {
+  return _mm256_max_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+}
+
+#else
+
+struct F32x16 {
+  __m256 lo, hi;
+};
+
+inline F32x16 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+inline F32x16 set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline F32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+inline void store(float* p, F32x16 a) {
+  _mm256_storeu_ps(p, a.lo);
+  _mm256_storeu_ps(p + 8, a.hi);
+}
+inline __m256i first8(int64_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)),
+                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+// The first n lanes from memory, the others zero; memory beyond them is not touched.
+inline F32x16 load_first(const float* p, int64_t n) {
+  return {_mm256_maskload_ps(p, first8(n)), _mm256_maskload_ps(p + 8, first8(n - 8))};
+}
+inline void store_first(float* p, F32x16 a, int64_t n) {
+  _mm256_maskstore_ps(p, first8(n), a.lo);
+  _mm256_maskstore_ps(p + 8, first8(n - 8), a.hi);
+}
+inline F32x16 keep_first(F32x16 a, int64_t n, F32x16 other) {
+  return {_mm256_blendv_ps(other.lo, a.lo, _mm256_castsi256_ps(first8(n))),
+          _mm256_blendv_ps(other.hi, a.hi, _mm256_castsi256_ps(first8(n - 8)))};
+}
+
+inline F32x16 operator+(F32x16 a, F32x16 b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
+inline F32x16 operator-(F32x16 a, F32x16 b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
+inline F32x16 operator*(F32x16 a, F32x16 b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
+inline F32x16 operator/(F32x16 a, F32x16 b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
+inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
+  return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
+// Both return the second operand where either is not a number.
+inline F32x16 max(F32x16 a, F32x16 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
+inline F32x16 min(F32x16 a, F32x16 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
+inline F32x16 round_even(F32x16 a) { return {_mm256_round_ps(a.lo, 8), _mm256_round_ps(a.hi, 8)}; }
+inline F32x16 zero_where_less(F32x16 test, float bound, F32x16 a) {
+  const __m256 b = _mm256_set1_ps(bound);
+  return {_mm256_and_ps(_mm256_cmp_ps(test.lo, b, _CMP_NLT_UQ), a.lo),
+          _mm256_and_ps(_mm256_cmp_ps(test.hi, b, _CMP_NLT_UQ), a.hi)};
+}
+// a * 2^n for whole n, where neither the operand nor the result is subnormal.
+inline F32x16 scale_by_power(F32x16 a, F32x16 n) {
+  const auto scale = [](__m256 x, __m256 power) {
+    const __m256i shift = _mm256_slli_epi32(_mm256_cvtps_epi32(power), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), shift));
+  };
+  return {scale(a.lo, n.lo), scale(a.hi, n.hi)};
+}
+inline __m256 add_halves(F32x16 a) { return _mm256_add_ps(a.lo, a.hi); }
+inline __m256 max_halves(F32x16 a) { return _mm256_max_ps(a.lo, a.hi); }
+
+#endif
+
+// The sum of the lanes, by halves: 16, 8, 4, 2, 1 (sum_lanes in scalar_math.h).
+inline float reduce_add(F32x16 a) {
+  const __m256 eight = add_halves(a);
+  __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+
+inline float reduce_max(F32x16 a) {
+  const __m256 eight = max_halves(a);
+  __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+}
+
+inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+}  // namespace
+}  // namespace gpt2kit

@@ -1,0 +1,49 @@
+// A fixed team of threads that run one function together (the caller is member 0).
+
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace gpt2kit {
+
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads);  // threads >= 1
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int size() const { return size_; }
+
+  // Runs body(member) on members 0 .. members-1 and returns when all are done. 1 <= members <= size(). One
+  // caller at a time. body must not throw.
+  void run(int members, const std::function<void(int)>& body);
+
+  // How many members run now.
+  int members() const { return members_; }
+
+  // Called by every running member inside run(): nobody passes until all have arrived.
+  void barrier();
+
+ private:
+  void work(int member);
+
+  const int size_;
+  std::vector<std::thread> workers_;
+  const std::function<void(int)>* body_ = nullptr;
+  int members_ = 1;
+  std::atomic<unsigned> round_{0};
+  std::atomic<int> running_{0};
+  std::atomic<int> arrived_{0};
+  std::atomic<unsigned> phase_{0};
+  bool stopping_ = false;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+};
+
+}  // namespace gpt2kit

@@ -1,0 +1,7 @@
+"""`python -m gpt2kit` is the command line."""
+
+import sys
+
+from gpt2kit.cli.main import main
+
+sys.exit(main())

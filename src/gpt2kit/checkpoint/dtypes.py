@@ -1,0 +1,62 @@
+"""Number formats of weight files as numpy arrays. bfloat16, which numpy lacks, is held as uint16 bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2kit.errors import CheckpointError
+
+# Every format that a weights file may use for anything, and its size. Formats below one byte are left out.
+ITEM_BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
+    "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+
+# The formats of weights. What a numpy view of each looks like.
+WEIGHT_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
+# The names of config.dtype.
+CONFIG_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def to_float32(array: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    """Give the values as float32, any shape; an array that is float32 already is given back as it is.
+
+    `dtype` says what the bits are: "F32", "F16" or "BF16" (bits in uint16). All conversions are exact.
+    """
+    if dtype == "F32":
+        return np.asarray(array, dtype=np.float32)
+    if dtype == "F16":
+        return array.astype(np.float32)
+    if dtype == "BF16":
+        bits: NDArray[np.uint32] = array.astype(np.uint32) << np.uint32(16)
+        return bits.view(np.float32)
+    raise CheckpointError(f"dtype is {dtype!r}; allowed: {', '.join(WEIGHT_DTYPES)}")
+
+
+def from_float32(array: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """Give float32 values in another format: "F32", "F16" (float16) or "BF16" (bits in uint16).
+
+    Rounds to nearest, ties to even, as torch does. Values past float16's range (65504) become infinite.
+    """
+    array = np.asarray(array, dtype=np.float32)
+    if dtype == "F32":
+        return array
+    if dtype == "F16":
+        with np.errstate(over="ignore"):
+            return array.astype(np.float16)
+    if dtype == "BF16":
+        bits = np.ascontiguousarray(array).view(np.uint32)
+        # Half of the last kept bit, less one when that is even: the sum carries exactly when it rounds up.
+        half = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+        kept = (bits + half) >> np.uint32(16)
+        quiet_nan = (bits >> np.uint32(16)) | np.uint32(0x0040)
+        rounded: NDArray[Any] = np.where(np.isnan(array), quiet_nan, kept).astype(np.uint16)
+        return rounded
+    raise CheckpointError(f"dtype is {dtype!r}; allowed: {', '.join(WEIGHT_DTYPES)}")

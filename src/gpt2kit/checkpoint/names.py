@@ -1,0 +1,128 @@
+"""The one table of tensor names, shapes and layouts of a GPT-2 checkpoint. Touches no file and no array.
+
+Names here are canonical: without the `transformer.` that models with a head put in front of the trunk.
+Letters: V vocab_size, P n_positions, C n_embd, I n_inner, N labels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from gpt2kit.config import GPT2Config
+
+TRUNK_PREFIX = "transformer."
+WTE = "wte.weight"
+LM_HEAD = "lm_head.weight"
+
+# Per block: (name, shape in letters). A Conv1D weight is stored (in, out), so y = x @ weight + bias.
+BLOCK: tuple[tuple[str, str], ...] = (
+    ("ln_1.weight", "C"),
+    ("ln_1.bias", "C"),
+    ("attn.c_attn.weight", "C 3C"),
+    ("attn.c_attn.bias", "3C"),
+    ("attn.c_proj.weight", "C C"),
+    ("attn.c_proj.bias", "C"),
+    ("ln_2.weight", "C"),
+    ("ln_2.bias", "C"),
+    ("mlp.c_fc.weight", "C I"),
+    ("mlp.c_fc.bias", "I"),
+    ("mlp.c_proj.weight", "I C"),
+    ("mlp.c_proj.bias", "C"),
+)
+# Per block, in models with add_cross_attention.
+CROSS_ATTENTION: tuple[tuple[str, str], ...] = (
+    ("crossattention.c_attn.weight", "C 2C"),
+    ("crossattention.c_attn.bias", "2C"),
+    ("crossattention.q_attn.weight", "C C"),
+    ("crossattention.q_attn.bias", "C"),
+    ("crossattention.c_proj.weight", "C C"),
+    ("crossattention.c_proj.bias", "C"),
+    ("ln_cross_attn.weight", "C"),
+    ("ln_cross_attn.bias", "C"),
+)
+EMBEDDINGS: tuple[tuple[str, str], ...] = ((WTE, "V C"), ("wpe.weight", "P C"))
+FINAL_NORM: tuple[tuple[str, str], ...] = (("ln_f.weight", "C"), ("ln_f.bias", "C"))
+# Heads are torch's nn.Linear: the weight is (out, in). They stand beside the trunk, with no prefix.
+HEADS: tuple[tuple[str, str], ...] = (
+    (LM_HEAD, "V C"),  # left out when tied to wte.weight
+    ("score.weight", "N C"),
+    ("classifier.weight", "N C"),
+    ("classifier.bias", "N"),
+    ("qa_outputs.weight", "2 C"),
+    ("qa_outputs.bias", "2"),
+    ("multiple_choice_head.summary.weight", "N C"),
+    ("multiple_choice_head.summary.bias", "N"),
+)
+
+# Causal masks that old files store beside the weights. Anchored: `attn.c_attn.bias` is a weight.
+_MASK = re.compile(r"h\.\d+\.(attn|crossattention)\.(bias|masked_bias)")
+_CONV1D = re.compile(r"h\.\d+\.(attn|crossattention|mlp)\.(c_attn|q_attn|c_proj|c_fc)\.weight")
+
+
+def canonical_name(name: str) -> str | None:
+    """Give the canonical name of a tensor of a file, or None for a stored mask, which is not a weight."""
+    name = name.removeprefix(TRUNK_PREFIX)
+    return None if _MASK.fullmatch(name) else name
+
+
+def file_name(name: str, prefix: str = TRUNK_PREFIX) -> str:
+    """Give the name in a file of a canonical name: the trunk gets the prefix, heads do not."""
+    return prefix + name if is_trunk(name) else name
+
+
+def is_trunk(name: str) -> bool:
+    """Tell whether a canonical name belongs to the trunk (GPT2Model)."""
+    return name.startswith(("wte.", "wpe.", "h.", "ln_f."))
+
+
+def is_conv1d(name: str) -> bool:
+    """Tell whether a canonical name is a Conv1D weight, stored (in, out)."""
+    return _CONV1D.fullmatch(name) is not None
+
+
+def trunk_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
+    """Give the shape of every tensor that a trunk of this configuration has, in order."""
+    sizes = _sizes(config)
+    block = BLOCK + (CROSS_ATTENTION if config.add_cross_attention else ())
+    table = [
+        *EMBEDDINGS,
+        *((f"h.{i}.{name}", shape) for i in range(config.n_layer) for name, shape in block),
+        *FINAL_NORM,
+    ]
+    return {name: _shape(letters, sizes) for name, letters in table}
+
+
+def head_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
+    """Give the shape that each tensor of each head has when it is there; -1 for the number of labels.
+
+    A head for other labels than the configuration's is the model's business, not the file's: fine-tuning
+    replaces it.
+    """
+    sizes = {**_sizes(config), "N": -1}
+    return {name: _shape(letters, sizes) for name, letters in HEADS}
+
+
+def shapes_match(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Tell whether a shape is the expected one, where -1 stands for any size above zero."""
+    return len(shape) == len(expected) and all(
+        size == want or (want == -1 and size > 0) for size, want in zip(shape, expected, strict=True)
+    )
+
+
+def _sizes(config: GPT2Config) -> dict[str, int]:
+    C = config.n_embd
+    inner = config.n_inner if config.n_inner is not None else 4 * C
+    return {
+        "V": config.vocab_size,
+        "P": config.n_positions,
+        "C": C,
+        "I": inner,
+        "2C": 2 * C,
+        "3C": 3 * C,
+        "2": 2,
+    }
+
+
+def _shape(letters: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(sizes[letter] for letter in letters.split())

@@ -1,0 +1,248 @@
+"""Reading one safetensors file: a header that is believed only after every number in it is checked.
+
+The format: 8 bytes little-endian length N, N bytes of JSON, then the data. The JSON gives each tensor's
+dtype, shape and [begin, end) offsets in the data. Here the tensors must fill the data exactly, in some order,
+without overlap or hole, so that no byte of the file is unaccounted for and no byte outside it is ever read.
+Nothing larger than the header is allocated before all checks have passed.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2kit.checkpoint.dtypes import ITEM_BYTES, WEIGHT_DTYPES
+from gpt2kit.errors import CheckpointError
+
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit; most of it may only be padding
+MAX_JSON_BYTES = 4 * 2**20  # a GPT-2 with 1024 layers and cross-attention needs 3 MB
+# That GPT-2 has 22,500 tensors of five strings, two lists, one object and at most seven commas. A header with
+# more is a way to use up time and memory.
+MAX_JSON_PARTS = {b'"': 240_000, b"[": 50_000, b"{": 25_000, b",": 200_000}
+MAX_RANK = 8
+_MAX_SIZE = 2**63 - 1
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}")
+_CHUNK = 2**16
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a file says of one tensor. dtype is "F32", "F16", "BF16", ...; shape in elements."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+class SafetensorsFile:
+    """One safetensors file whose header has been checked. `map()` makes the data readable.
+
+    Raises CheckpointError that names the file, the tensor and the reason.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        # A named pipe would make an ordinary open wait forever.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        try:
+            descriptor = os.open(path, flags)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be opened: {error.strerror or error}") from None
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise CheckpointError(f"{path} is not an ordinary file")
+        self._file: BinaryIO = os.fdopen(descriptor, "rb")
+        try:
+            self.size = status.st_size
+            self._parse(self._read_header())
+        except BaseException:
+            self._file.close()
+            raise
+        self._data: NDArray[np.uint8] | None = None
+
+    def _read_header(self) -> bytes:
+        first = self._file.read(8)
+        if len(first) < 8:
+            raise CheckpointError(f"{self.path} has {self.size} bytes; a safetensors file has at least 8")
+        length = int.from_bytes(first, "little")
+        if length > MAX_HEADER_BYTES:
+            raise self._bad_header(f"claims {length} bytes; the limit is {MAX_HEADER_BYTES}")
+        if 8 + length > self.size:
+            raise self._bad_header(f"claims {length} bytes, but the file has {self.size} in all")
+        self._data_start = 8 + length
+        text = self._read_exactly(min(length, MAX_JSON_BYTES + 1))
+        remaining = length - len(text)
+        while remaining:
+            chunk = self._read_exactly(min(remaining, _CHUNK))
+            if chunk.strip(b" "):
+                raise self._bad_header(
+                    f"has more than {MAX_JSON_BYTES} bytes of JSON; no GPT-2 needs as much"
+                )
+            remaining -= len(chunk)
+        text = text.rstrip(b" ")
+        if len(text) > MAX_JSON_BYTES:
+            raise self._bad_header(f"has more than {MAX_JSON_BYTES} bytes of JSON; no GPT-2 needs as much")
+        return text
+
+    def _read_exactly(self, count: int) -> bytes:
+        data = self._file.read(count)
+        if len(data) != count:  # regular files give all that was asked unless they end
+            raise CheckpointError(f"{self.path} became shorter while it was read")
+        return data
+
+    def _parse(self, text: bytes) -> None:
+        if not text.startswith(b"{"):
+            raise self._bad_header("does not start with '{'")
+        for part, limit in MAX_JSON_PARTS.items():
+            if text.count(part) > limit:
+                raise self._bad_header(f"has more than {limit} of {part.decode()}; no GPT-2 has as many")
+        try:
+            header = json.loads(text.decode("utf-8"), object_pairs_hook=self._unique)
+        except RecursionError:
+            raise self._bad_header("is nested too deeply") from None
+        except CheckpointError:
+            raise
+        except ValueError as error:
+            reason = f"{error}"[:200]
+            raise self._bad_header(f"is not JSON in UTF-8: {reason}") from None
+        self.metadata = self._checked_metadata(header.pop("__metadata__", None))
+        self.tensors: dict[str, TensorInfo] = {}
+        self._begins: dict[str, int] = {}
+        for name, entry in header.items():
+            self._add(name, entry)
+        self._check_layout()
+
+    def _unique(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            seen: set[str] = set()
+            for name, _ in pairs:
+                if name in seen:
+                    raise self._bad_header(f"has the key {name[:80]!r} twice")
+                seen.add(name)
+        return result
+
+    def _checked_metadata(self, metadata: Any) -> dict[str, str]:
+        if metadata is None:
+            return {}
+        if type(metadata) is not dict or any(type(value) is not str for value in metadata.values()):
+            raise self._bad_header("has a __metadata__ that is not a mapping from strings to strings")
+        return metadata
+
+    def _add(self, name: str, entry: Any) -> None:
+        if _NAME.fullmatch(name) is None:
+            raise self._bad(
+                name, "a name is 1 to 256 of the characters A-Z a-z 0-9 _ . - and starts with no dot"
+            )
+        if type(entry) is not dict or entry.keys() != {"dtype", "shape", "data_offsets"}:
+            raise self._bad(name, "an entry has exactly dtype, shape and data_offsets")
+        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if type(dtype) is not str or dtype not in ITEM_BYTES:
+            raise self._bad(name, f"dtype is {_short(dtype)}; allowed: {', '.join(ITEM_BYTES)}")
+        if type(shape) is not list or len(shape) > MAX_RANK:
+            raise self._bad(name, f"shape is {_short(shape)}; allowed: a list of at most {MAX_RANK} sizes")
+        nbytes = ITEM_BYTES[dtype]
+        for size in shape:
+            if type(size) is not int or not 0 <= size <= _MAX_SIZE:
+                raise self._bad(name, f"shape {_short(shape)} has a size that is no whole number below 2^63")
+            nbytes *= size
+        if nbytes > self.size:
+            raise self._bad(
+                name, f"shape {_short(shape)} of {dtype} needs {nbytes} bytes, more than the file has"
+            )
+        if type(offsets) is not list or len(offsets) != 2 or any(type(o) is not int for o in offsets):
+            raise self._bad(name, f"data_offsets is {_short(offsets)}; allowed: two whole numbers")
+        begin, end = offsets
+        data_bytes = self.size - self._data_start
+        if not 0 <= begin <= end <= data_bytes:
+            where = f"data_offsets {_short(offsets)} are not in order inside the {data_bytes} bytes of data"
+            raise self._bad(name, where)
+        if end - begin != nbytes:
+            what = f"shape {_short(shape)} of {dtype} needs {nbytes} bytes"
+            raise self._bad(name, f"{what}, but data_offsets {_short(offsets)} span {end - begin}")
+        self.tensors[name] = TensorInfo(name, dtype, tuple(shape), nbytes)
+        self._begins[name] = begin
+
+    def _check_layout(self) -> None:
+        position = 0
+        for name in sorted(self.tensors, key=lambda n: (self._begins[n], self.tensors[n].nbytes)):
+            begin = self._begins[name]
+            if begin < position:
+                raise self._bad(
+                    name, f"its data starts at {begin}, inside another tensor's, which ends at {position}"
+                )
+            if begin > position:
+                raise self._bad(name, f"its data starts at {begin}, leaving a hole after byte {position}")
+            position += self.tensors[name].nbytes
+        if position != self.size - self._data_start:
+            extra = self.size - self._data_start - position
+            raise CheckpointError(f"{self.path} has {extra} bytes after its last tensor that belong to none")
+
+    def map(self, use_mmap: bool = True) -> None:
+        """Make the data readable: map the file, or with `use_mmap` false copy it into memory.
+
+        A mapping costs no memory of its own, is shared between processes and is filled on demand. While it is
+        in use the file must not be truncated in place: the system would kill the process (SIGBUS). Replacing
+        the file by a rename is safe. Raises CheckpointError when the file has changed its size meanwhile.
+        """
+        descriptor = self._file.fileno()
+        try:
+            if use_mmap:
+                # The view keeps the mapping alive, the mapping its own duplicate of the descriptor.
+                self._data = np.frombuffer(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), dtype=np.uint8)
+                complete = os.fstat(descriptor).st_size == self.size == len(self._data)
+            else:
+                self._file.seek(0)
+                data = np.empty(self.size, dtype=np.uint8)
+                filled = self._file.readinto(data.data)  # type: ignore[attr-defined]  # BufferedReader has it
+                complete = filled == self.size == os.fstat(descriptor).st_size
+                data.flags.writeable = False
+                self._data = data
+        finally:
+            self._file.close()
+        if not complete:
+            self._data = None
+            raise CheckpointError(f"{self.path} changed its size while it was opened; open it again")
+
+    def view(self, name: str) -> NDArray[Any]:
+        """Give a read-only, C-contiguous view of one tensor of a weight dtype, without a copy.
+
+        The view keeps the file's data alive. Its address is aligned to the item only when the writer aligned
+        it (`flags.aligned`). BF16 is given as its uint16 bits. KeyError for an unknown name.
+        """
+        info, begin = self.tensors[name], self._data_start + self._begins[name]
+        if self._data is None:
+            raise CheckpointError(f"{self.path} has not been mapped: call map() first")
+        flat = self._data[begin : begin + info.nbytes]
+        return flat.view(WEIGHT_DTYPES[info.dtype]).reshape(info.shape)
+
+    def close(self) -> None:
+        """Close the file of a header that was only looked at. Views that were given out stay valid."""
+        self._file.close()
+
+    def _bad_header(self, reason: str) -> CheckpointError:
+        return CheckpointError(f"{self.path}: the header {reason}")
+
+    def _bad(self, name: str, reason: str) -> CheckpointError:
+        return CheckpointError(f"{self.path}: tensor {_short(name)}: {reason}")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        items = ("[...]" if isinstance(item, (list, dict)) else _short(item) for item in value[:9])
+        return "[" + ", ".join(items) + (", ...]" if len(value) > 9 else "]")
+    if isinstance(value, dict):
+        return "an object"
+    text = repr(value[:80] if isinstance(value, str) else value)
+    return text if len(text) <= 90 else text[:87] + "..."

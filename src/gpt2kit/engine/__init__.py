@@ -1,0 +1,9 @@
+"""The engines: NativeEngine (C++, no torch) and TorchEngine (PyTorch), and the choice of one.
+
+Both speak token ids and implement `gpt2kit.generation.protocol.Engine`.
+"""
+
+from gpt2kit.engine.load import load_engine
+from gpt2kit.engine.native import NativeEngine
+
+__all__ = ["NativeEngine", "load_engine"]

@@ -1,0 +1,76 @@
+"""load_engine(): from a model's name to an engine that runs it."""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from gpt2kit.checkpoint import Checkpoint, open_checkpoint
+from gpt2kit.engine.native import NativeEngine, unsupported_reason
+from gpt2kit.errors import EngineError, MissingDependencyError
+from gpt2kit.generation import GenerationConfig
+from gpt2kit.generation.protocol import Engine
+
+logger = logging.getLogger(__name__)
+
+
+def load_engine(
+    model: str | Path | Checkpoint,
+    dtype: str = "auto",
+    quant: str | None = None,
+    threads: int | None = None,
+    engine: Literal["auto", "native", "torch"] = "auto",
+    *,
+    device: str | int | None = None,
+    **checkpoint_options: Any,
+) -> Engine:
+    """Open a model and return an engine for it.
+
+    model: a folder, a hub name such as "gpt2", or an open Checkpoint.
+    dtype: "auto" computes as the engine does best (the native engine: float32); "float32", and for the torch
+        engine also "bfloat16" and "float16".
+    quant: None; no quantised format is supported yet.
+    threads: for the native engine, by default every processor that the process may use.
+    engine: "native" (C++, CPU), "torch", or "auto": native unless the device or the model forbids it.
+    device: None or "cpu" for the CPU; anything else is a torch device and needs the torch engine.
+    checkpoint_options: revision, subfolder, token, ... of open_checkpoint.
+
+    Raises EngineError for a combination that cannot run and MissingDependencyError where torch is needed
+    and absent; CheckpointError or HubError for a model that cannot be read.
+    """
+    if engine not in ("auto", "native", "torch"):
+        raise EngineError(f"engine is {engine!r}; it must be 'auto', 'native' or 'torch'")
+    if quant is not None:
+        raise EngineError(f"quant is {quant!r}; quantised weights are not supported, only quant=None")
+    checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(model, **checkpoint_options)
+    generation_file = checkpoint.folder / "generation_config.json"
+    generation_config = GenerationConfig.from_file(generation_file) if generation_file.is_file() else None
+    is_cpu = device is None or str(device) == "cpu"
+
+    if engine == "auto":
+        reason = unsupported_reason(checkpoint.config)
+        if not is_cpu:
+            reason = f"device is {device!r}"
+        elif dtype not in ("auto", "float32"):
+            reason = f"dtype is {dtype!r}"
+        engine = "native" if reason is None else "torch"
+        logger.info("engine: %s%s", engine, f" ({reason})" if reason else "")
+    if engine == "native":
+        if not is_cpu:
+            raise EngineError(f"the native engine runs on the CPU, not on device {device!r}; use engine='torch'")
+        if dtype not in ("auto", "float32"):
+            raise EngineError(
+                f"the native engine computes in float32, not in {dtype!r}; use dtype='float32' or engine='torch'"
+            )
+        return NativeEngine.from_checkpoint(checkpoint, threads=threads, generation_config=generation_config)
+    if find_spec("torch") is None:
+        raise MissingDependencyError("engine 'torch' needs PyTorch, which is not installed; pip install 'gpt2kit[torch]'")
+    from gpt2kit.engine.torch import TorchEngine
+
+    if threads is not None:
+        raise EngineError("threads is for the native engine; call torch.set_num_threads() for the torch engine")
+    return TorchEngine.from_checkpoint(
+        checkpoint, dtype=dtype, device=device if device is not None else "cpu", generation_config=generation_config
+    )

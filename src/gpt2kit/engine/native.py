@@ -1,0 +1,228 @@
+"""NativeEngine: GPT-2 on the CPU in C++, without torch.
+
+This file holds what Python must do: names, errors and the Protocol. The arithmetic is in native/src.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Items
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt2kit import _native
+from gpt2kit.config import GPT2Config
+from gpt2kit.errors import EngineError, GenerationError
+from gpt2kit.generation import GenerationConfig, generate
+from gpt2kit.generation.protocol import Output, Sequence
+from gpt2kit.generation.sampling import no_choice_message
+
+if TYPE_CHECKING:
+    from gpt2kit.checkpoint import Checkpoint
+    from gpt2kit.generation.options import Options
+
+# Names of activation_function that have a native kernel.
+ACTIVATIONS = frozenset(
+    "gelu_new gelu_pytorch_tanh gelu_fast gelu_accurate gelu gelu_python quick_gelu relu silu swish tanh sigmoid "
+    "linear".split()
+)
+
+
+def available_threads() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def unsupported_reason(config: GPT2Config) -> str | None:
+    """Say why the native engine cannot run this configuration, or return None when it can."""
+    if config.add_cross_attention:
+        return "add_cross_attention=True has no native implementation"
+    if config.activation_function not in ACTIVATIONS:
+        known = ", ".join(sorted(ACTIVATIONS))
+        return f"activation_function {config.activation_function!r} has no native kernel; it has {known}"
+    return None
+
+
+class NativeEngine:
+    """Runs a GPT-2 with weights in float32 on the CPU.
+
+    A row's result depends on its own tokens only, to the bit: not on the batch, on how a prompt is cut into
+    calls, on the number of threads or on the instruction set. Safe to call from several threads; calls take
+    turns.
+    """
+
+    def __init__(
+        self,
+        config: GPT2Config,
+        weights: Mapping[str, npt.NDArray[np.float32]],
+        *,
+        threads: int | None = None,
+        isa: str | None = None,
+        generation_config: GenerationConfig | None = None,
+    ) -> None:
+        """Take weights under the checkpoint's names, without the prefix `transformer.`.
+
+        weights: float32, C-contiguous; used where they lie and kept alive. `lm_head.weight` only where the
+            head is not tied to `wte.weight`.
+        threads: how many to compute with, by default all that the process may use.
+        isa: "reference", "avx2" or "avx512" to force one; by default GPT2KIT_ISA, else the best there is.
+        generation_config: defaults for generate().
+        Raises EngineError for a configuration that has no native implementation or an unusable argument.
+        """
+        reason = unsupported_reason(config)
+        if reason is not None:
+            raise EngineError(f"the native engine cannot run this model: {reason}; use engine='torch'")
+        if threads is not None and not 1 <= threads <= 1024:
+            raise EngineError(f"threads is {threads}; it must be from 1 to 1024")
+        self._config = config
+        self.generation_config = generation_config
+        try:
+            self._model = _native.NativeModel(
+                n_layer=config.n_layer,
+                n_head=config.n_head,
+                n_embd=config.n_embd,
+                n_inner=config.n_inner if config.n_inner is not None else 4 * config.n_embd,
+                n_positions=config.n_positions,
+                vocab_size=config.vocab_size,
+                activation_function=config.activation_function,
+                layer_norm_epsilon=config.layer_norm_epsilon,
+                scale_attn_weights=config.scale_attn_weights,
+                scale_attn_by_inverse_layer_idx=config.scale_attn_by_inverse_layer_idx,
+                weights=dict(weights),
+                threads=threads if threads is not None else available_threads(),
+                isa=isa,
+            )
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise EngineError(str(error)) from error
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        threads: int | None = None,
+        isa: str | None = None,
+        generation_config: GenerationConfig | None = None,
+    ) -> NativeEngine:
+        """Use a checkpoint's weights: float32 where they lie in the file, others converted once."""
+        names = [name for name in checkpoint.names() if name.startswith(("wte.", "wpe.", "h.", "ln_f.", "lm_head."))]
+        weights = {name: checkpoint.float32(name) for name in names}
+        if checkpoint.config.tie_word_embeddings:
+            weights.pop("lm_head.weight", None)
+        return cls(checkpoint.config, weights, threads=threads, isa=isa, generation_config=generation_config)
+
+    @property
+    def config(self) -> GPT2Config:
+        """The shape of the model."""
+        return self._config
+
+    @property
+    def isa(self) -> str:
+        """The instruction set in use: "reference", "avx2" or "avx512"."""
+        return str(self._model.isa)
+
+    @property
+    def threads(self) -> int:
+        """How many threads compute."""
+        return int(self._model.threads)
+
+    def new_sequence(self) -> Sequence:
+        """Return an empty sequence with room for n_positions tokens; memory is taken as it fills."""
+        sequence: Sequence = self._model.new_sequence()
+        return sequence
+
+    def forward(
+        self,
+        work: list[tuple[Sequence, list[int]]],
+        *,
+        logits: Literal["last", "all"] | None = "last",
+        hidden: bool = False,
+    ) -> list[Output]:
+        """Append each row's new ids to its sequence and return one Output a row, in order.
+
+        Raises EngineError for ids out of range, too many tokens, or a sequence that is freed, foreign or
+        used twice; then no sequence has changed.
+        """
+        lengths = [len(ids) for _, ids in work]
+        try:
+            all_logits, all_hidden = self._model.forward(
+                [sequence for sequence, _ in work],
+                [list(ids) for _, ids in work],
+                logits="none" if logits is None else logits,
+                hidden=hidden,
+            )
+        except (ValueError, TypeError) as error:
+            raise EngineError(str(error)) from error
+        outputs = []
+        start = 0
+        for row, length in enumerate(lengths):
+            output = Output()
+            if logits == "last":
+                output.logits = all_logits[row]
+            elif logits == "all":
+                output.logits = all_logits[start : start + length]
+            if hidden:
+                output.hidden = all_hidden[start : start + length]
+            outputs.append(output)
+            start += length
+        return outputs
+
+    def generate(
+        self,
+        prompts: Items[Items[int]],
+        max_new_tokens: int | None = None,
+        *,
+        seed: int | Items[int] | None = None,
+        **options: Any,
+    ) -> list[list[int]]:
+        """Continue every prompt and return the new ids only, num_return_sequences rows a prompt.
+
+        options: as `gpt2kit.generation.generate`; they win over generation_config.
+        """
+        if max_new_tokens is not None:
+            options["max_new_tokens"] = max_new_tokens
+        rows = generate(self, prompts, model_config=self.generation_config, seed=seed, **options)
+        return [row.ids for row in rows]
+
+    def generate_native(
+        self,
+        prompts: list[list[int]],
+        options: Options,
+        seeds: list[int],
+        *,
+        on_token: Callable[[int, int, int], bool] | None,
+        max_rows: int,
+    ) -> list[list[int]]:
+        """Run the whole loop in C++; see `gpt2kit.generation.protocol.NativeLoop`."""
+        # A word longer than the context can never occur.
+        bad_words = [list(word) for word in options.bad_words_ids if len(word) <= self._config.n_positions]
+        result = self._model.generate(
+            prompts=prompts,
+            max_new_tokens=list(options.max_new_tokens),
+            min_new_tokens=list(options.min_new_tokens),
+            seeds=seeds,
+            num_return_sequences=options.num_return_sequences,
+            eos_token_ids=list(options.eos_token_ids),
+            do_sample=options.do_sample,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            min_p=options.min_p,
+            typical_p=options.typical_p,
+            epsilon_cutoff=options.epsilon_cutoff,
+            eta_cutoff=options.eta_cutoff,
+            repetition_penalty=options.repetition_penalty,
+            no_repeat_ngram_size=options.no_repeat_ngram_size,
+            bad_words_ids=bad_words,
+            max_rows=max_rows,
+            on_token=on_token,
+        )
+        if isinstance(result, float):
+            raise GenerationError(no_choice_message(result))
+        rows: list[list[int]] = result
+        return rows

@@ -1,0 +1,29 @@
+"""Generation: options, logits processors, sampling, stopping and the loop, over any engine, in numpy.
+
+Read config.py (what may be asked), options.py (what it comes to), loop.py (the loop), then processors.py,
+sampling.py and random.py (how a token is chosen) and text.py (stop strings).
+"""
+
+from gpt2kit.generation.config import GenerationConfig
+from gpt2kit.generation.loop import generate, is_standard
+from gpt2kit.generation.options import Options
+from gpt2kit.generation.processors import LogitsProcessor
+from gpt2kit.generation.protocol import Engine, NativeLoop, Output, Sequence
+from gpt2kit.generation.random import coin
+from gpt2kit.generation.rows import Generated
+from gpt2kit.generation.sampling import sample
+
+__all__ = [
+    "Engine",
+    "Generated",
+    "GenerationConfig",
+    "LogitsProcessor",
+    "NativeLoop",
+    "Options",
+    "Output",
+    "Sequence",
+    "coin",
+    "generate",
+    "is_standard",
+    "sample",
+]

@@ -1,0 +1,113 @@
+"""What is watched while a row grows: its text and stop strings, the clock, the caller; and why it ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gpt2kit.generation.options import Options
+from gpt2kit.generation.text import RowText
+
+# (prompt_index, row, token_id) -> True to end this row. `row` counts the num_return_sequences of one prompt.
+OnToken = Callable[[int, int, int], "bool | None"]
+# (prompt_index, row, text that is new) -> True to end this row. Called for every token, also when no text is
+# new.
+OnText = Callable[[int, int, str], "bool | None"]
+
+
+@dataclass
+class Generated:
+    """One generated row.
+
+    ids: the new token ids; the end token is there when it was generated.
+    finish_reason: "stop" (end token, stop string or stopping criterion), "length", "time" (max_time), or
+        "cancelled" (a callback said so).
+    text: the new text without special tokens, when a tokenizer was given; stop string kept or trimmed as
+        asked.
+    stop_string: the stop string that ended the row, if one did.
+    """
+
+    prompt_index: int
+    row: int
+    seed: int
+    num_prompt_tokens: int
+    ids: list[int]
+    finish_reason: str
+    text: str | None = None
+    stop_string: str | None = None
+
+
+class RowWatch:
+    """Watches one row token by token and says when something other than the loop's own rules ends it."""
+
+    def __init__(
+        self,
+        prompt_index: int,
+        row: int,
+        seed: int,
+        num_prompt_tokens: int,
+        options: Options,
+        *,
+        text: RowText | None,
+        deadline: float | None,
+        on_token: OnToken | None,
+        on_text: OnText | None,
+    ) -> None:
+        self._prompt_index = prompt_index
+        self._row = row
+        self._seed = seed
+        self._num_prompt_tokens = num_prompt_tokens
+        self._options = options
+        self._text = text
+        self._deadline = deadline
+        self._on_token = on_token
+        self._on_text = on_text
+        self._is_late = False
+        self._is_cancelled = False
+
+    def observe(self, token_id: int) -> bool:
+        """Take the token that was just chosen and return True when the row ends with it."""
+        piece = self._text.push(token_id) if self._text is not None else ""
+        if self._on_token is not None and self._on_token(self._prompt_index, self._row, token_id):
+            self._is_cancelled = True
+        if self._on_text is not None and self._on_text(self._prompt_index, self._row, piece):
+            self._is_cancelled = True
+        self._is_late = self._deadline is not None and time.monotonic() >= self._deadline
+        has_stop_string = self._text is not None and self._text.stop_string is not None
+        return has_stop_string or self._is_cancelled or self._is_late
+
+    def finish(self, ids: list[int], *, was_observed: bool) -> Generated:
+        """Return the finished row with the reason why it ended, and hand out the last text.
+
+        was_observed: observe saw the ids as they came; otherwise the text is made of them now.
+        """
+        text = None
+        stop_string = None
+        if self._text is not None:
+            if not was_observed:
+                for token_id in ids:
+                    self._text.push(token_id)
+            piece = self._text.finish()
+            if piece and self._on_text is not None:
+                self._on_text(self._prompt_index, self._row, piece)
+            text, stop_string = self._text.text, self._text.stop_string
+        return Generated(
+            prompt_index=self._prompt_index,
+            row=self._row,
+            seed=self._seed,
+            num_prompt_tokens=self._num_prompt_tokens,
+            ids=ids,
+            finish_reason=self._finish_reason(ids, stop_string),
+            text=text,
+            stop_string=stop_string,
+        )
+
+    def _finish_reason(self, ids: list[int], stop_string: str | None) -> str:
+        if ids[-1] in self._options.eos_token_ids or stop_string is not None:
+            return "stop"
+        if self._is_cancelled:
+            return "cancelled"
+        if len(ids) >= self._options.max_new_tokens[self._prompt_index]:
+            return "length"
+        return "time" if self._is_late else "stop"

@@ -1,0 +1,257 @@
+"""PreTrainedModel: a torch module that starts from random weights or from a folder and is written to one."""
+
+import math
+import os
+import warnings
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gpt2kit.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from gpt2kit.config import GPT2Config
+from gpt2kit.errors import ConfigError
+
+ATTN_IMPLEMENTATIONS = ("sdpa", "eager")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# Formats of a weights file that torch can hold as they are.
+_FILE_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+M = TypeVar("M", bound="PreTrainedModel")
+
+
+class PreTrainedModel(nn.Module):
+    """A model with its configuration; the trunk, if it is a part, is called `transformer`."""
+
+    base_model_prefix = "transformer"
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.attn_implementation = "sdpa"
+        self.set_attn_implementation(config.attn_implementation or "sdpa")
+
+    @classmethod
+    def from_config(
+        cls: type[M],
+        config: GPT2Config,
+        *,
+        dtype: str | torch.dtype | None = None,
+        attn_implementation: str | None = None,
+    ) -> M:
+        """Build a model with random weights, in float32 or in dtype."""
+        if attn_implementation is not None:
+            config.attn_implementation = attn_implementation
+        model = cls(config)
+        return model if dtype is None else model.to(as_dtype(dtype))
+
+    @classmethod
+    def from_pretrained(
+        cls: type[M],
+        pretrained_model_name_or_path: str | os.PathLike[str] | Checkpoint,
+        *,
+        config: GPT2Config | None = None,
+        dtype: str | torch.dtype = "auto",
+        device_map: str | int | torch.device | None = None,
+        attn_implementation: str | None = None,
+        output_loading_info: bool = False,
+        use_safetensors: bool | None = None,
+        variant: str | None = None,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> Any:
+        """Read a model from a folder, the hub or an open Checkpoint; it is in eval mode.
+
+        dtype: "auto" keeps the file's, else "float32", "float16" or "bfloat16". device_map: a device for the
+        whole model; None is the CPU. use_safetensors=False also reads pickled .bin files, as weights only.
+        Weights that the file lacks are drawn at random with a warning. output_loading_info also returns a
+        dict of missing_keys and unexpected_keys.
+
+        Raises CheckpointError, ConfigError or HubError.
+        """
+        if isinstance(pretrained_model_name_or_path, Checkpoint):
+            checkpoint = pretrained_model_name_or_path
+        else:
+            checkpoint = open_checkpoint(
+                pretrained_model_name_or_path,
+                config=config,
+                allow_pickle=use_safetensors is False,
+                allow_missing=True,
+                variant=variant,
+                subfolder=subfolder,
+                revision=revision,
+                cache_dir=cache_dir,
+                token=token,
+                local_files_only=local_files_only,
+                force_download=force_download,
+            )
+        settings = config if config is not None else checkpoint.config
+        if attn_implementation is not None:
+            settings.attn_implementation = attn_implementation
+        with torch.device("meta"):
+            model = cls(settings)
+        info = model._take_weights(checkpoint, None if dtype == "auto" else as_dtype(dtype))
+        model.eval()
+        if device_map is not None:
+            model.to(as_device(device_map))
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], *, max_shard_size: int | str = "50GB"
+    ) -> None:
+        """Write config.json and safetensors in the model's dtype, which Transformers reads too."""
+        tensors, dtypes = {}, {}
+        for name, parameter in self.named_parameters():
+            tensors[_canonical(name)], dtypes[_canonical(name)] = _to_numpy(parameter)
+        config = GPT2Config.from_dict(self.config.to_dict())
+        config.architectures = [type(self).__name__]
+        save_checkpoint(save_directory, tensors, config, max_shard_size=max_shard_size, dtypes=dtypes)
+
+    @torch.no_grad()
+    def init_weights(self, names: Iterable[str] | None = None) -> None:
+        """Draw weights anew, all or those named: N(0, initializer_range), biases 0, norms 1.
+
+        What a residual projection writes is scaled by 1 / sqrt(2 n_layer): there are two additions to the
+        stream per block, and its variance must not grow with depth.
+        """
+        parameters = dict(self.named_parameters())
+        for name in parameters if names is None else names:
+            std = self.config.initializer_range
+            if name.endswith("c_proj.weight"):
+                std /= math.sqrt(2 * self.config.n_layer)
+            if name.endswith(".bias"):
+                parameters[name].zero_()
+            elif name.split(".")[-2].startswith("ln_"):
+                parameters[name].fill_(1.0)
+            else:
+                parameters[name].normal_(0.0, std)
+
+    def tie_weights(self) -> None:
+        """Share the weights that are one in the checkpoint; a trunk has none."""
+
+    def set_attn_implementation(self, attn_implementation: str) -> None:
+        """Choose how attention is computed: "sdpa" (fused, the default) or "eager" (written out)."""
+        if attn_implementation not in ATTN_IMPLEMENTATIONS:
+            allowed = ", ".join(ATTN_IMPLEMENTATIONS)
+            raise ConfigError(f"attn_implementation is {attn_implementation!r}; it must be one of {allowed}")
+        for module in self.modules():
+            if isinstance(module, PreTrainedModel):
+                module.attn_implementation = attn_implementation
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    @property
+    def base_model(self) -> "PreTrainedModel":
+        """The trunk."""
+        trunk: PreTrainedModel = getattr(self, self.base_model_prefix, self)
+        return trunk
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        embeddings: nn.Embedding = self.base_model.wte  # type: ignore[assignment]  # nn.Module's attributes are untyped
+        return embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the token embeddings; a tied head follows."""
+        self.base_model.wte = value
+        self.tie_weights()
+
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        """Number of weights, a tied head counted once."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+
+    def _asks(self, field: str, argument: bool | None) -> bool:
+        """An argument's value, or the configuration's when it was not given."""
+        return bool(getattr(self.config, field)) if argument is None else argument
+
+    def _take_weights(self, checkpoint: Checkpoint, dtype: torch.dtype | None) -> dict[str, list[str]]:
+        """Fill a model on the meta device; report what was missing and what was left over."""
+        held = set(checkpoint.names())
+        wanted = dict(self.named_parameters())
+        missing = [name for name in wanted if _canonical(name) not in held]
+        unexpected = sorted(
+            held - {_canonical(name) for name, _ in self.named_parameters(remove_duplicate=False)}
+        )
+        common = dtype or _FILE_DTYPES[checkpoint.info("wte.weight").dtype]
+        for name, parameter in wanted.items():
+            if name in missing:
+                values = torch.empty(parameter.shape, dtype=common)
+            else:
+                values = _from_checkpoint(checkpoint, _canonical(name), dtype)
+            owner, _, leaf = name.rpartition(".")
+            setattr(self.get_submodule(owner), leaf, nn.Parameter(values))
+        self.tie_weights()
+        self.init_weights(missing)
+        where = f"{checkpoint.folder}, read as {type(self).__name__}"
+        if missing:
+            warnings.warn(
+                f"{where}: {', '.join(missing)} missing; drawn at random, train before use", stacklevel=3
+            )
+        if unexpected:
+            warnings.warn(f"{where}: {', '.join(unexpected)} not used", stacklevel=3)
+        return {"missing_keys": missing, "unexpected_keys": unexpected}
+
+
+def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """Give the torch.dtype of a name such as "float16", which may have "torch." in front."""
+    found = DTYPES.get(str(dtype).removeprefix("torch."))
+    if found is None:
+        raise ConfigError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+    return found
+
+
+def as_device(device: str | int | torch.device) -> torch.device:
+    """Give the device of a name or number, after looking whether this machine has it."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    here = "cpu" if accelerator is None else f"cpu and {accelerator.type}"
+    try:
+        if device == "auto":
+            return accelerator or torch.device("cpu")
+        if isinstance(device, int):
+            device = f"{accelerator.type if accelerator else 'cuda'}:{device}"
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"device is {device!r}; this machine has {here}") from None
+    count = (
+        torch.accelerator.device_count() if accelerator is not None and wanted.type == accelerator.type else 0
+    )
+    if wanted.type != "cpu" and (wanted.index or 0) >= count:
+        raise ConfigError(f"device is {str(device)!r}; this machine has {here}")
+    return wanted
+
+
+def _canonical(name: str) -> str:
+    return name.removeprefix("transformer.")
+
+
+def _from_checkpoint(checkpoint: Checkpoint, name: str, dtype: torch.dtype | None) -> Tensor:
+    """Copy a tensor out of the file, in its own dtype or another."""
+    stored = checkpoint.tensor(name)
+    values = torch.from_numpy(np.array(stored.view(np.int16) if stored.dtype == np.uint16 else stored))
+    if stored.dtype == np.uint16:
+        values = values.view(torch.bfloat16)
+    return values if dtype is None else values.to(dtype)
+
+
+def _to_numpy(parameter: Tensor) -> tuple[NDArray[Any], str]:
+    """Give a weight as an array that save_checkpoint takes, and the name of its format."""
+    values = parameter.detach().cpu().contiguous()
+    for dtype, torch_dtype in _FILE_DTYPES.items():
+        if values.dtype == torch_dtype:
+            is_bfloat16 = values.dtype == torch.bfloat16
+            return (
+                values.view(torch.int16).numpy().view(np.uint16) if is_bfloat16 else values.numpy()
+            ), dtype
+    raise ConfigError(f"weights are {values.dtype}; they can be written as {', '.join(DTYPES)}")

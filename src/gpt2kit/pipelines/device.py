@@ -1,0 +1,71 @@
+"""Where a pipeline runs: `device=` as Transformers takes it, turned into an engine and a torch device."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+from gpt2kit.errors import EngineError
+
+_TYPES = ("cuda", "mps", "xpu")
+
+
+def choose_device(device: Any) -> str:
+    """Return "cpu" or the name of a torch device for what Transformers calls `device` or `device_map`.
+
+    None, -1, "cpu" and "auto" are the CPU. A number is that accelerator; without one it falls back to the
+    CPU with one warning. A named accelerator ("cuda", "cuda:1", "mps", "xpu:0") that is not there is an
+    EngineError.
+    """
+    kind = getattr(device, "type", None)  # a torch.device
+    if isinstance(kind, str):
+        device = str(device)
+    if device is None or device in (-1, "cpu", "auto"):
+        return "cpu"
+    if isinstance(device, str) and device.isdigit():
+        device = int(device)
+    if isinstance(device, int) and not isinstance(device, bool) and device >= 0:
+        accelerator = _accelerator()
+        if accelerator is None:
+            warnings.warn(
+                f"device {device} was asked for, but there is no accelerator; using the CPU", stacklevel=3
+            )
+            return "cpu"
+        return f"{accelerator}:{device}"
+    if isinstance(device, str) and re.fullmatch(rf"({'|'.join(_TYPES)})(:\d+)?", device):
+        accelerator = _accelerator()
+        if accelerator != device.split(":")[0]:
+            raise EngineError(f"device {device!r} is not available here; use device='cpu' or leave it out")
+        return device
+    raise EngineError(
+        f"device must be None, -1 or 'cpu', the number of an accelerator, or one of {', '.join(_TYPES)} "
+        f"with an optional ':number'; got {device!r}"
+    )
+
+
+def _accelerator() -> str | None:
+    """Return the kind of accelerator that torch can use; imports torch only when there may be one."""
+    has_hardware = platform.system() != "Linux" or any(
+        next(Path(folder).glob(pattern), None) is not None
+        for folder, pattern in [
+            ("/dev", "nvidia[0-9]*"),
+            ("/dev", "kfd"),
+            ("/dev/dri", "renderD*"),
+            ("/dev", "dxg"),
+        ]
+    )
+    if not has_hardware or importlib.util.find_spec("torch") is None:
+        return None
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    if torch.xpu.is_available():
+        return "xpu"
+    return None

@@ -1,0 +1,93 @@
+import subprocess
+import sys
+
+import pytest
+from fakes import FakeEngine, FakeTokenizer
+
+from gpt2kit.errors import EngineError, GenerationError
+from gpt2kit.pipelines import TextGenerationPipeline, device, pipeline
+
+
+@pytest.fixture
+def no_accelerator(monkeypatch):
+    monkeypatch.setattr(device, "_accelerator", lambda: None)
+
+
+def make(**options):
+    return pipeline("text-generation", model=FakeEngine(), tokenizer=FakeTokenizer(), **options)
+
+
+def test_an_engine_and_a_tokenizer_are_taken_as_they_are():
+    pipe = make(max_new_tokens=3)
+    assert isinstance(pipe, TextGenerationPipeline)
+    assert isinstance(pipe.engine, FakeEngine)
+
+
+def test_the_task_may_be_left_out_but_not_mistyped():
+    assert pipeline(model=FakeEngine(), tokenizer=FakeTokenizer()).task == "text-generation"
+    with pytest.raises(GenerationError, match="no pipeline for task 'text-generaton'; available: text-generation"):
+        pipeline("text-generaton")
+
+
+def test_an_engine_without_a_tokenizer_is_refused():
+    with pytest.raises(GenerationError, match="pass tokenizer="):
+        pipeline(model=FakeEngine())
+
+
+def test_a_mistyped_option_is_refused():
+    with pytest.raises(GenerationError, match="did you mean max_new_tokens"):
+        make(max_new_token=3)
+
+
+@pytest.mark.parametrize("number", [0, 1, "0"])
+def test_a_numbered_device_falls_back_to_the_cpu_with_one_notice(no_accelerator, number):
+    with pytest.warns(UserWarning, match="there is no accelerator; using the CPU") as record:
+        make(device=number)
+    assert len(record) == 1
+
+
+@pytest.mark.parametrize("place", [None, -1, "cpu", "auto"])
+def test_the_cpu_needs_no_notice(recwarn, place):
+    make(device=place)
+    make(device_map=place)
+    assert len(recwarn) == 0
+
+
+def test_a_torch_device_is_understood(no_accelerator):
+    torch = pytest.importorskip("torch")
+    assert device.choose_device(torch.device("cpu")) == "cpu"
+    with pytest.raises(EngineError, match="'cuda:0' is not available"):
+        device.choose_device(torch.device("cuda", 0))
+
+
+@pytest.mark.parametrize("place", ["cuda", "cuda:1", "mps", "xpu:0"])
+def test_a_named_accelerator_that_is_not_there_is_an_error(no_accelerator, place):
+    with pytest.raises(EngineError, match="is not available here"):
+        make(device=place)
+
+
+@pytest.mark.parametrize("place", [1.5, "gpu", "cuda:x", True, {"": 0}, -2])
+def test_other_devices_are_refused(no_accelerator, place):
+    with pytest.raises(EngineError, match="device must be"):
+        make(device=place)
+
+
+def test_an_accelerator_that_is_there_is_used(monkeypatch):
+    monkeypatch.setattr(device, "_accelerator", lambda: "cuda")
+    assert device.choose_device(1) == "cuda:1"
+    assert device.choose_device("cuda:0") == "cuda:0"
+
+
+def test_device_and_device_map_exclude_each_other():
+    with pytest.raises(GenerationError, match="exclude each other"):
+        make(device="cpu", device_map="cpu")
+
+
+def test_a_pipeline_on_the_cpu_never_imports_torch():
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); from fakes import *; from gpt2kit import pipeline\n"
+        "pipe = pipeline(model=FakeEngine(), tokenizer=FakeTokenizer(), device='cpu')\n"
+        "pipe('abc', max_new_tokens=3)\n"
+        "assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
