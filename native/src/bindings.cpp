@@ -1,9 +1,9 @@
 // The Python module gpt2kit._native. Only files named bindings*.cpp include nanobind; they check every
 // argument that comes from Python and hand plain C++ to the rest.
 
-#include <nanobind/nanobind.h>
-
 #include "bindings.h"
+
+#include <nanobind/nanobind.h>
 
 NB_MODULE(_native, m) {
   m.doc() = "C++ core of gpt2kit: the tokenizer and the CPU engine.";

@@ -34,12 +34,18 @@ std::string shape_text(const Weights& array) {
 
 Activation activation_from(const std::string& name) {
   static const std::pair<const char*, Activation> kNames[] = {
-      {"gelu_new", Activation::kGeluTanh},    {"gelu_pytorch_tanh", Activation::kGeluTanh},
-      {"gelu_fast", Activation::kGeluTanh},   {"gelu_accurate", Activation::kGeluTanh},
-      {"gelu", Activation::kGeluErf},         {"gelu_python", Activation::kGeluErf},
-      {"quick_gelu", Activation::kGeluQuick}, {"relu", Activation::kRelu},
-      {"silu", Activation::kSilu},            {"swish", Activation::kSilu},
-      {"tanh", Activation::kTanh},            {"sigmoid", Activation::kSigmoid},
+      {"gelu_new", Activation::kGeluTanh},
+      {"gelu_pytorch_tanh", Activation::kGeluTanh},
+      {"gelu_fast", Activation::kGeluTanh},
+      {"gelu_accurate", Activation::kGeluTanh},
+      {"gelu", Activation::kGeluErf},
+      {"gelu_python", Activation::kGeluErf},
+      {"quick_gelu", Activation::kGeluQuick},
+      {"relu", Activation::kRelu},
+      {"silu", Activation::kSilu},
+      {"swish", Activation::kSilu},
+      {"tanh", Activation::kTanh},
+      {"sigmoid", Activation::kSigmoid},
       {"linear", Activation::kNone},
   };
   std::string known;
@@ -76,7 +82,8 @@ class KvSequence {
   }
 
   std::shared_ptr<KvCache> checked(const char* action) const {
-    if (!cache_) throw nb::value_error((std::string("cannot ") + action + " a sequence after free()").c_str());
+    if (!cache_)
+      throw nb::value_error((std::string("cannot ") + action + " a sequence after free()").c_str());
     return cache_;
   }
   const Forward* forward() const { return forward_.get(); }
@@ -90,14 +97,14 @@ class NativeModel {
  public:
   NativeModel(int64_t n_layer, int64_t n_head, int64_t n_embd, int64_t n_inner, int64_t n_positions,
               int64_t vocab_size, const std::string& activation_function, float layer_norm_epsilon,
-              bool scale_attn_weights, bool scale_attn_by_inverse_layer_idx, const nb::dict& weights, int threads,
-              std::optional<std::string> isa) {
+              bool scale_attn_weights, bool scale_attn_by_inverse_layer_idx, const nb::dict& weights,
+              int threads, std::optional<std::string> isa) {
     constexpr int64_t kLimit = int64_t{1} << 24;
     const auto check = [](const char* name, int64_t value, int64_t limit) {
       if (value < 1 || value > limit) {
-        throw nb::value_error(
-            (std::string(name) + " is " + std::to_string(value) + "; it must be from 1 to " + std::to_string(limit))
-                .c_str());
+        throw nb::value_error((std::string(name) + " is " + std::to_string(value) +
+                               "; it must be from 1 to " + std::to_string(limit))
+                                  .c_str());
       }
     };
     check("n_layer", n_layer, 4096);
@@ -108,9 +115,9 @@ class NativeModel {
     check("vocab_size", vocab_size, kLimit);
     check("threads", threads, 1024);
     if (n_embd % n_head) {
-      throw nb::value_error(("n_embd " + std::to_string(n_embd) + " is not a multiple of n_head " +
-                             std::to_string(n_head))
-                                .c_str());
+      throw nb::value_error(
+          ("n_embd " + std::to_string(n_embd) + " is not a multiple of n_head " + std::to_string(n_head))
+              .c_str());
     }
 
     Model model;
@@ -121,10 +128,12 @@ class NativeModel {
     model.scale_attn_by_inverse_layer_idx = scale_attn_by_inverse_layer_idx;
 
     const auto tensor = [&](const std::string& name, std::initializer_list<int64_t> shape) {
-      if (!weights.contains(name.c_str())) throw nb::value_error(("weights have no tensor '" + name + "'").c_str());
+      if (!weights.contains(name.c_str()))
+        throw nb::value_error(("weights have no tensor '" + name + "'").c_str());
       Weights array;
       if (!nb::try_cast<Weights>(weights[name.c_str()], array, /*convert=*/false)) {
-        throw nb::type_error(("tensor '" + name + "' must be a C-contiguous float32 array on the CPU").c_str());
+        throw nb::type_error(
+            ("tensor '" + name + "' must be a C-contiguous float32 array on the CPU").c_str());
       }
       bool fits = array.ndim() == shape.size();
       std::string wanted;
@@ -135,9 +144,9 @@ class NativeModel {
         ++i;
       }
       if (!fits) {
-        throw nb::value_error(
-            ("tensor '" + name + "' has shape " + shape_text(array) + "; the configuration needs (" + wanted + ")")
-                .c_str());
+        throw nb::value_error(("tensor '" + name + "' has shape " + shape_text(array) +
+                               "; the configuration needs (" + wanted + ")")
+                                  .c_str());
       }
       keep_alive_.push_back(array);
       return array.data();
@@ -170,14 +179,15 @@ class NativeModel {
   int threads() const { return forward_->threads(); }
 
   // (logits or None, hidden or None): rows of all the work, one after another.
-  nb::tuple forward(const nb::list& sequences, const std::vector<TokenIds>& token_ids, const std::string& logits,
-                    bool hidden) const {
+  nb::tuple forward(const nb::list& sequences, const std::vector<TokenIds>& token_ids,
+                    const std::string& logits, bool hidden) const {
     const ModelShape& shape = forward_->model().shape;
     const Rows rows = logits == "last"   ? Rows::kLast
                       : logits == "all"  ? Rows::kAll
                       : logits == "none" ? Rows::kNone
                                          : throw nb::value_error("logits must be 'last', 'all' or 'none'");
-    if (nb::len(sequences) != token_ids.size()) throw nb::value_error("sequences and token_ids differ in length");
+    if (nb::len(sequences) != token_ids.size())
+      throw nb::value_error("sequences and token_ids differ in length");
 
     std::vector<Work> work;
     std::vector<std::shared_ptr<KvCache>> caches;
@@ -188,14 +198,18 @@ class NativeModel {
       const auto& sequence = nb::cast<const KvSequence&>(sequences[i]);
       if (sequence.forward() != forward_.get()) throw nb::value_error("a sequence belongs to another model");
       caches.push_back(sequence.checked("use"));
-      if (!seen.insert(caches.back().get()).second) throw nb::value_error("a sequence occurs twice in one forward");
+      if (!seen.insert(caches.back().get()).second)
+        throw nb::value_error("a sequence occurs twice in one forward");
       ids.push_back(checked_ids(token_ids[i], caches.back()->length()));
       work.push_back({caches.back().get(), ids.back().data(), static_cast<int64_t>(ids.back().size())});
       total += static_cast<int64_t>(ids.back().size());
     }
 
-    const int64_t logits_rows = rows == Rows::kAll ? total : rows == Rows::kLast ? static_cast<int64_t>(work.size()) : 0;
-    auto logits_data = std::unique_ptr<float[]>(rows == Rows::kNone ? nullptr : new float[logits_rows * shape.vocab_size]);
+    const int64_t logits_rows = rows == Rows::kAll    ? total
+                                : rows == Rows::kLast ? static_cast<int64_t>(work.size())
+                                                      : 0;
+    auto logits_data =
+        std::unique_ptr<float[]>(rows == Rows::kNone ? nullptr : new float[logits_rows * shape.vocab_size]);
     auto hidden_data = std::unique_ptr<float[]>(hidden ? new float[total * shape.n_embd] : nullptr);
     {
       const nb::gil_scoped_release release;
@@ -208,10 +222,11 @@ class NativeModel {
   // Returns the new ids of all rows, or the largest score (a float) where no token could be chosen.
   nb::object generate(const std::vector<TokenIds>& prompts, const std::vector<int64_t>& max_new_tokens,
                       const std::vector<int64_t>& min_new_tokens, const std::vector<uint64_t>& seeds,
-                      int64_t num_return_sequences, const TokenIds& eos_token_ids, bool do_sample, double temperature,
-                      int64_t top_k, double top_p, double min_p, double typical_p, double epsilon_cutoff,
-                      double eta_cutoff, double repetition_penalty, int64_t no_repeat_ngram_size,
-                      const std::vector<TokenIds>& bad_words_ids, int64_t max_rows, const nb::object& on_token) const {
+                      int64_t num_return_sequences, const TokenIds& eos_token_ids, bool do_sample,
+                      double temperature, int64_t top_k, double top_p, double min_p, double typical_p,
+                      double epsilon_cutoff, double eta_cutoff, double repetition_penalty,
+                      int64_t no_repeat_ngram_size, const std::vector<TokenIds>& bad_words_ids,
+                      int64_t max_rows, const nb::object& on_token) const {
     const ModelShape& shape = forward_->model().shape;
     const auto require = [](bool holds, const char* message) {
       if (!holds) throw nb::value_error(message);
@@ -246,7 +261,8 @@ class NativeModel {
     options.sampling.no_repeat_ngram_size = no_repeat_ngram_size;
     for (const int64_t id : eos_token_ids) {
       // An end token past the vocabulary can never be generated.
-      if (id >= 0 && id < shape.vocab_size) options.sampling.eos_token_ids.push_back(static_cast<int32_t>(id));
+      if (id >= 0 && id < shape.vocab_size)
+        options.sampling.eos_token_ids.push_back(static_cast<int32_t>(id));
     }
     for (const TokenIds& word : bad_words_ids) {
       require(!word.empty(), "bad_words_ids holds an empty word");
@@ -258,9 +274,9 @@ class NativeModel {
       std::vector<int32_t> ids = checked_ids(prompts[i], 0);
       // The last new token is returned, not run.
       if (static_cast<int64_t>(ids.size()) > shape.n_positions - max_new_tokens[i]) {
-        throw nb::value_error(("prompt " + std::to_string(i) + " has " + std::to_string(ids.size()) + " tokens and " +
-                               std::to_string(max_new_tokens[i]) + " new ones are asked for; n_positions is " +
-                               std::to_string(shape.n_positions))
+        throw nb::value_error(("prompt " + std::to_string(i) + " has " + std::to_string(ids.size()) +
+                               " tokens and " + std::to_string(max_new_tokens[i]) +
+                               " new ones are asked for; n_positions is " + std::to_string(shape.n_positions))
                                   .c_str());
       }
       checked.push_back({std::move(ids), max_new_tokens[i], min_new_tokens[i], seeds[i]});
@@ -304,7 +320,8 @@ class NativeModel {
     for (const int64_t id : token_ids) {
       if (id < 0 || id >= shape.vocab_size) {
         throw nb::value_error(
-            ("token id " + std::to_string(id) + " is not in [0, " + std::to_string(shape.vocab_size) + ")").c_str());
+            ("token id " + std::to_string(id) + " is not in [0, " + std::to_string(shape.vocab_size) + ")")
+                .c_str());
       }
       ids.push_back(static_cast<int32_t>(id));
     }
@@ -334,19 +351,20 @@ void bind_engine(nb::module_& m) {
       .def("free", &KvSequence::free);
 
   nb::class_<NativeModel>(m, "NativeModel")
-      .def(nb::init<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const std::string&, float, bool, bool,
-                    const nb::dict&, int, std::optional<std::string>>(),
-           "n_layer"_a, "n_head"_a, "n_embd"_a, "n_inner"_a, "n_positions"_a, "vocab_size"_a, "activation_function"_a,
-           "layer_norm_epsilon"_a, "scale_attn_weights"_a, "scale_attn_by_inverse_layer_idx"_a, "weights"_a,
-           "threads"_a, "isa"_a = nb::none())
+      .def(nb::init<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const std::string&, float, bool,
+                    bool, const nb::dict&, int, std::optional<std::string>>(),
+           "n_layer"_a, "n_head"_a, "n_embd"_a, "n_inner"_a, "n_positions"_a, "vocab_size"_a,
+           "activation_function"_a, "layer_norm_epsilon"_a, "scale_attn_weights"_a,
+           "scale_attn_by_inverse_layer_idx"_a, "weights"_a, "threads"_a, "isa"_a = nb::none())
       .def_prop_ro("isa", &NativeModel::isa)
       .def_prop_ro("threads", &NativeModel::threads)
       .def("new_sequence", &NativeModel::new_sequence)
       .def("forward", &NativeModel::forward, "sequences"_a, "token_ids"_a, "logits"_a, "hidden"_a)
-      .def("generate", &NativeModel::generate, nb::kw_only(), "prompts"_a, "max_new_tokens"_a, "min_new_tokens"_a,
-           "seeds"_a, "num_return_sequences"_a, "eos_token_ids"_a, "do_sample"_a, "temperature"_a, "top_k"_a,
-           "top_p"_a, "min_p"_a, "typical_p"_a, "epsilon_cutoff"_a, "eta_cutoff"_a, "repetition_penalty"_a,
-           "no_repeat_ngram_size"_a, "bad_words_ids"_a, "max_rows"_a, "on_token"_a.none());
+      .def("generate", &NativeModel::generate, nb::kw_only(), "prompts"_a, "max_new_tokens"_a,
+           "min_new_tokens"_a, "seeds"_a, "num_return_sequences"_a, "eos_token_ids"_a, "do_sample"_a,
+           "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "typical_p"_a, "epsilon_cutoff"_a,
+           "eta_cutoff"_a, "repetition_penalty"_a, "no_repeat_ngram_size"_a, "bad_words_ids"_a, "max_rows"_a,
+           "on_token"_a.none());
 
   m.def("coin", &coin, "seed"_a, "row"_a, "position"_a);
   m.def("supported_isas", [] {

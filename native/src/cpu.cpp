@@ -28,7 +28,8 @@ const Kernels& select_kernels(const char* isa_or_null) {
   if (wanted.empty()) return has_avx512() ? kAvx512Kernels : has_avx2() ? kAvx2Kernels : kReferenceKernels;
   if (wanted == "avx512" || wanted == "avx2") {
     const bool supported = wanted == "avx512" ? has_avx512() : has_avx2();
-    if (!supported) throw std::runtime_error("instruction set '" + wanted + "' is not supported by this processor");
+    if (!supported)
+      throw std::runtime_error("instruction set '" + wanted + "' is not supported by this processor");
     return wanted == "avx512" ? kAvx512Kernels : kAvx2Kernels;
   }
 #else

@@ -68,7 +68,8 @@ Forward::Forward(Model model, int threads, const Kernels& kernels)
       stride_(padded_stride(model_.shape.n_embd)),
       qkv_stride_(padded_stride(3 * model_.shape.n_embd)),
       inner_stride_(padded_stride(model_.shape.n_inner)),
-      weights_per_row_(model_.shape.n_layer * model_.shape.n_embd * (4 * model_.shape.n_embd + 2 * model_.shape.n_inner) +
+      weights_per_row_(model_.shape.n_layer * model_.shape.n_embd *
+                           (4 * model_.shape.n_embd + 2 * model_.shape.n_inner) +
                        model_.shape.n_embd * model_.shape.vocab_size),
       private_normed_(static_cast<size_t>(threads)),
       scratch_(static_cast<size_t>(threads)) {}
@@ -150,7 +151,8 @@ void Forward::run_pass(const Pass& pass, int member) {
     multiply(inner_.data.get(), inner_stride_, x, stride_, block.mlp_c_fc, C, I, rows, model_.activation,
              /*add_to_out=*/false, member);
     pool_.barrier();
-    multiply(hidden, stride_, inner_.data.get(), inner_stride_, block.mlp_c_proj, I, C, rows, Activation::kNone,
+    multiply(hidden, stride_, inner_.data.get(), inner_stride_, block.mlp_c_proj, I, C, rows,
+             Activation::kNone,
              /*add_to_out=*/true, member);
     pool_.barrier();
   }
@@ -214,8 +216,9 @@ void Forward::attend(const Pass& pass, int64_t layer, int member) {
       for (int64_t d = 0; d < D; ++d) key[d * kKeyBlock] = k[d];
       std::copy_n(k + C, D, values + position * Dp);
     }
-    kernels_.attention(attended_.data.get() + span.row * stride_ + head * D, stride_, q, qkv_stride_, keys, values,
-                       span.tokens, span.past, D, scale, /*probabilities=*/nullptr, 0, scratch_[member].data.get());
+    kernels_.attention(attended_.data.get() + span.row * stride_ + head * D, stride_, q, qkv_stride_, keys,
+                       values, span.tokens, span.past, D, scale, /*probabilities=*/nullptr, 0,
+                       scratch_[member].data.get());
   }
 }
 

@@ -77,8 +77,8 @@ class Forward {
   void embed(const Pass& pass, int member);
   const float* normalize(const Norm& norm, int64_t rows, int member);
   void multiply(float* out, int64_t out_stride, const float* x, int64_t x_stride, const Linear& linear,
-                int64_t in_features, int64_t out_features, int64_t rows, Activation activation, bool add_to_out,
-                int member);
+                int64_t in_features, int64_t out_features, int64_t rows, Activation activation,
+                bool add_to_out, int member);
   void attend(const Pass& pass, int64_t layer, int member);
   void head(const Pass& pass, int member);
   void reserve(int64_t rows, int64_t longest);

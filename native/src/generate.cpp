@@ -32,8 +32,8 @@ std::vector<std::vector<int32_t>> generate(Forward& forward, const std::vector<P
     std::copy_n(row_logits, V, scores.data());
     const double uniform =
         options.sampling.do_sample ? coin(prompt.seed, static_cast<uint32_t>(row.index), length) : 0.0;
-    const int32_t id = sampler.choose(options.sampling, row.token_ids, num_new, prompt.min_new_tokens, scores.data(),
-                                      V, uniform);
+    const int32_t id = sampler.choose(options.sampling, row.token_ids, num_new, prompt.min_new_tokens,
+                                      scores.data(), V, uniform);
     row.token_ids.push_back(id);
     const std::vector<int32_t>& eos = options.sampling.eos_token_ids;
     bool is_done = std::find(eos.begin(), eos.end(), id) != eos.end() || num_new + 1 >= prompt.max_new_tokens;

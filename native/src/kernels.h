@@ -18,8 +18,8 @@ namespace gpt2kit {
 
 enum class Activation : int32_t {
   kNone = 0,
-  kGeluTanh,  // gelu_new and its other spellings: x * sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3)
-  kGeluErf,   // gelu: x/2 (1 + erf(x / sqrt 2))
+  kGeluTanh,   // gelu_new and its other spellings: x * sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3)
+  kGeluErf,    // gelu: x/2 (1 + erf(x / sqrt 2))
   kGeluQuick,  // quick_gelu: x * sigmoid(1.702 x)
   kRelu,
   kSilu,  // silu, swish: x * sigmoid(x)
@@ -38,7 +38,9 @@ struct Epilogue {
 constexpr int kKeyBlock = 16;
 
 // Scratch, in floats, that a caller gives each thread.
-constexpr int64_t linear_scratch_floats(int64_t in_features) { return in_features < 192 ? 6144 : in_features * 32; }
+constexpr int64_t linear_scratch_floats(int64_t in_features) {
+  return in_features < 192 ? 6144 : in_features * 32;
+}
 constexpr int64_t attention_scratch_floats(int64_t max_length, int64_t padded_head_size) {
   return 12 * ((max_length + 63) / 64 * 64 + 16) + 12 * padded_head_size * 2;
 }

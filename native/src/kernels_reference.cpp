@@ -9,9 +9,9 @@
 namespace gpt2kit {
 namespace {
 
-void linear(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w, int64_t w_stride,
-            int64_t rows, int64_t in_features, int64_t begin, int64_t end, const Epilogue& epilogue,
-            float* /*scratch*/) {
+void linear(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
+            int64_t w_stride, int64_t rows, int64_t in_features, int64_t begin, int64_t end,
+            const Epilogue& epilogue, float* /*scratch*/) {
   for (int64_t b = 0; b < rows; ++b) {
     for (int64_t n = begin; n < end; ++n) {
       float sum = 0.0f;

@@ -158,7 +158,8 @@ inline void linear_streamed(float* out, int64_t out_stride, const float* x, int6
     for (int64_t b = 0; b < rows; ++b) {
       for (int64_t n = 0; n < width; n += kLanes) {
         finish(out + b * out_stride + n0 + n, load(sums + b * padded + n),
-               epilogue.bias ? epilogue.bias + n0 + n : nullptr, epilogue, std::min<int64_t>(kLanes, width - n));
+               epilogue.bias ? epilogue.bias + n0 + n : nullptr, epilogue,
+               std::min<int64_t>(kLanes, width - n));
       }
     }
   }
@@ -171,8 +172,9 @@ inline void pack_panel(float* panel, const float* w, int64_t w_stride, int64_t i
     for (int v = 0; v < kTileVectors; ++v) {
       const float* p = w + k * w_stride + n0 + v * kLanes;
       const int64_t left = width - v * kLanes;
-      store(panel + k * kTileColumns + v * kLanes,
-            left >= kLanes ? load(p) : left > 0 ? load_first(p, left) : zero());
+      store(panel + k * kTileColumns + v * kLanes, left >= kLanes ? load(p)
+                                                   : left > 0     ? load_first(p, left)
+                                                                  : zero());
     }
   }
 }
@@ -191,8 +193,8 @@ inline void linear_packed(float* out, int64_t out_stride, const float* x, int64_
       for (int r = 0; r < kRows; ++r) {
         for (int v = 0; v < kTileVectors && v * kLanes < width; ++v) {
           const int64_t n = n0 + v * kLanes;
-          finish(out + (row + r) * out_stride + n, sums[r][v], epilogue.bias ? epilogue.bias + n : nullptr, epilogue,
-                 std::min<int64_t>(kLanes, width - v * kLanes));
+          finish(out + (row + r) * out_stride + n, sums[r][v], epilogue.bias ? epilogue.bias + n : nullptr,
+                 epilogue, std::min<int64_t>(kLanes, width - v * kLanes));
         }
       }
     });
@@ -268,10 +270,12 @@ inline void project(float* out, int64_t out_stride, const float* x, int64_t x_st
       const int64_t v1 = std::min(end, v0 + kWordsBlock);
       int64_t v = v0;
       for (; v + kWords <= v1; v += kWords) {
-        project_rows<kWords>(out + b0 * out_stride + v, out_stride, xb, x_stride, w + v * channels, block, channels);
+        project_rows<kWords>(out + b0 * out_stride + v, out_stride, xb, x_stride, w + v * channels, block,
+                             channels);
       }
       for (; v < v1; ++v) {
-        project_rows<1>(out + b0 * out_stride + v, out_stride, xb, x_stride, w + v * channels, block, channels);
+        project_rows<1>(out + b0 * out_stride + v, out_stride, xb, x_stride, w + v * channels, block,
+                        channels);
       }
     }
   }
@@ -282,7 +286,9 @@ inline void project(float* out, int64_t out_stride, const float* x, int64_t x_st
 inline void layer_norm(float* out, const float* x, const float* weight, const float* bias, float epsilon,
                        int64_t channels) {
   const int64_t whole = channels / kLanes * kLanes, left = channels - whole;
-  const auto row = [&](const float* p, int64_t k) { return k < whole ? load(p + k) : load_first(p + k, left); };
+  const auto row = [&](const float* p, int64_t k) {
+    return k < whole ? load(p + k) : load_first(p + k, left);
+  };
   F32x16 sum = zero();
   for (int64_t k = 0; k < channels; k += kLanes) sum = sum + row(x, k);
   const F32x16 mean = set1(reduce_add(sum) / static_cast<float>(channels));
@@ -329,8 +335,9 @@ inline float exponentials(float* scores, int64_t length, int64_t padded) {
 // The queries of one register tile.
 template <int kRows>
 inline void attend_tile(float* out, int64_t out_stride, const float* q, int64_t q_stride, const float* keys,
-                        const float* values, int64_t past, int64_t head_size, float scale, float* probabilities,
-                        int64_t probabilities_stride, int64_t probabilities_length, float* scratch) {
+                        const float* values, int64_t past, int64_t head_size, float scale,
+                        float* probabilities, int64_t probabilities_stride, int64_t probabilities_length,
+                        float* scratch) {
   const int64_t padded_head = (head_size + kLanes - 1) / kLanes * kLanes;
   const int64_t longest = past + kRows;  // the last query of the tile sees this many positions
   const int64_t blocks = (longest + kKeyBlock - 1) / kKeyBlock;
@@ -358,7 +365,8 @@ inline void attend_tile(float* out, int64_t out_stride, const float* q, int64_t 
   }
 
   float totals[kRows];
-  for (int r = 0; r < kRows; ++r) totals[r] = exponentials(scores + r * stride, past + r + 1, blocks * kKeyBlock);
+  for (int r = 0; r < kRows; ++r)
+    totals[r] = exponentials(scores + r * stride, past + r + 1, blocks * kKeyBlock);
 
   constexpr int kValueVectors = kRows == 1 ? 4 : kTileVectors;
   int64_t d = 0;
@@ -366,7 +374,8 @@ inline void attend_tile(float* out, int64_t out_stride, const float* q, int64_t 
     F32x16 sums[kRows][kValueVectors];
     multiply_tile(sums, scores, stride, values + d, padded_head, kLanes, longest);
     for (int r = 0; r < kRows; ++r)
-      for (int v = 0; v < kValueVectors; ++v) store(values_out + r * padded_head + d + v * kLanes, sums[r][v]);
+      for (int v = 0; v < kValueVectors; ++v)
+        store(values_out + r * padded_head + d + v * kLanes, sums[r][v]);
   }
   for (; d < padded_head; d += kLanes) {
     F32x16 sums[kRows][1];
@@ -392,10 +401,10 @@ inline void attention(float* out, int64_t out_stride, const float* q, int64_t q_
                       const float* values, int64_t queries, int64_t past, int64_t head_size, float scale,
                       float* probabilities, int64_t probabilities_stride, float* scratch) {
   for_row_tiles(queries, [&](auto count, int64_t row) {
-    attend_tile<decltype(count)::value>(
-        out + row * out_stride, out_stride, q + row * q_stride, q_stride, keys, values, past + row, head_size, scale,
-        probabilities ? probabilities + row * probabilities_stride : nullptr, probabilities_stride, past + queries,
-        scratch);
+    attend_tile<decltype(count)::value>(out + row * out_stride, out_stride, q + row * q_stride, q_stride,
+                                        keys, values, past + row, head_size, scale,
+                                        probabilities ? probabilities + row * probabilities_stride : nullptr,
+                                        probabilities_stride, past + queries, scratch);
   });
 }
 

@@ -46,7 +46,8 @@ KvCache::KvCache(const KvCache& other)
   for (int64_t i = 0; i < layers_ * heads_; ++i) {
     const int64_t offset = i * (key_floats_ + value_floats_);
     std::copy_n(other.data_ + offset, key_floats, data_ + offset);
-    std::copy_n(other.data_ + offset + key_floats_, length_ * padded_head_size_, data_ + offset + key_floats_);
+    std::copy_n(other.data_ + offset + key_floats_, length_ * padded_head_size_,
+                data_ + offset + key_floats_);
   }
 }
 

@@ -31,7 +31,9 @@ class KvCache {
   // Counts positions that have been written behind the end.
   void advance(int64_t tokens) { length_ += tokens; }
 
-  float* keys(int64_t layer, int64_t head) { return data_ + head_index(layer, head) * (key_floats_ + value_floats_); }
+  float* keys(int64_t layer, int64_t head) {
+    return data_ + head_index(layer, head) * (key_floats_ + value_floats_);
+  }
   float* values(int64_t layer, int64_t head) { return keys(layer, head) + key_floats_; }
 
  private:

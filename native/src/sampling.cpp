@@ -31,7 +31,8 @@ void ban_repeated_ngrams(const std::vector<int32_t>& ids, int64_t size, float* s
   }
 }
 
-void ban_words(const std::vector<int32_t>& ids, const std::vector<std::vector<int32_t>>& words, float* scores) {
+void ban_words(const std::vector<int32_t>& ids, const std::vector<std::vector<int32_t>>& words,
+               float* scores) {
   for (const std::vector<int32_t>& word : words) {
     const size_t before = word.size() - 1;
     if (before <= ids.size() && std::equal(word.begin(), word.end() - 1, ids.end() - before)) {
@@ -56,8 +57,9 @@ double coin(uint64_t seed, uint32_t row, uint64_t position) {
   return ((counter[0] >> 5) * 67108864.0 + (counter[1] >> 6)) * 0x1p-53;
 }
 
-int32_t Sampler::choose(const SamplingOptions& options, const std::vector<int32_t>& token_ids, int64_t num_new,
-                        int64_t min_new_tokens, float* scores, int64_t vocab_size, double uniform) {
+int32_t Sampler::choose(const SamplingOptions& options, const std::vector<int32_t>& token_ids,
+                        int64_t num_new, int64_t min_new_tokens, float* scores, int64_t vocab_size,
+                        double uniform) {
   if (options.repetition_penalty != 1.0f) penalize_repetition(token_ids, options.repetition_penalty, scores);
   if (options.no_repeat_ngram_size > 0) ban_repeated_ngrams(token_ids, options.no_repeat_ngram_size, scores);
   ban_words(token_ids, options.bad_words_ids, scores);

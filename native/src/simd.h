@@ -28,7 +28,9 @@ inline __mmask16 first(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u
 // The first n lanes from memory, the others zero; memory beyond them is not touched.
 inline F32x16 load_first(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
 inline void store_first(float* p, F32x16 a, int64_t n) { _mm512_mask_storeu_ps(p, first(n), a.v); }
-inline F32x16 keep_first(F32x16 a, int64_t n, F32x16 other) { return {_mm512_mask_blend_ps(first(n), other.v, a.v)}; }
+inline F32x16 keep_first(F32x16 a, int64_t n, F32x16 other) {
+  return {_mm512_mask_blend_ps(first(n), other.v, a.v)};
+}
 
 inline F32x16 operator+(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline F32x16 operator-(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -68,7 +70,8 @@ inline void store(float* p, F32x16 a) {
   _mm256_storeu_ps(p + 8, a.hi);
 }
 inline __m256i first8(int64_t n) {
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)),
+                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 // The first n lanes from memory, the others zero; memory beyond them is not touched.
 inline F32x16 load_first(const float* p, int64_t n) {

@@ -1,6 +1,6 @@
 """Types of the C++ core."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,14 +26,82 @@ class Bpe:
     def encode_details(
         self, texts: Sequence[str | bytes], split_special: bool, prefix_space: bool, threads: int
     ) -> tuple[_Ids, _Splits, _Ids, _Ids, _Ids]: ...
-    def decode(self, ids: Sequence[int] | npt.NDArray[Any]) -> bytes: ...
+    def decode(self, ids: Iterable[int]) -> bytes: ...
     def token_to_id(self, token: str) -> int | None: ...
     def id_to_token(self, id: int) -> str | None: ...
     def vocab(self) -> dict[str, int]: ...
     def merges(self) -> list[tuple[str, str]]: ...
+    @property
+    def ignore_merges(self) -> bool: ...
     @property
     def size(self) -> int: ...
     @property
     def max_id(self) -> int: ...
 
 def model_spans(text: bytes) -> tuple[tuple[int, int], tuple[int, int]]: ...
+
+class KvSequence:
+    """The keys and values of one sequence. ValueError for any use after free()."""
+
+    @property
+    def length(self) -> int: ...
+    @property
+    def is_free(self) -> bool: ...
+    def fork(self) -> KvSequence: ...
+    def truncate(self, length: int) -> None: ...
+    def free(self) -> None: ...
+
+class NativeModel:
+    """A GPT-2 in float32 over arrays that it keeps alive. ValueError or TypeError for what does not fit."""
+
+    def __init__(
+        self,
+        n_layer: int,
+        n_head: int,
+        n_embd: int,
+        n_inner: int,
+        n_positions: int,
+        vocab_size: int,
+        activation_function: str,
+        layer_norm_epsilon: float,
+        scale_attn_weights: bool,
+        scale_attn_by_inverse_layer_idx: bool,
+        weights: Mapping[str, npt.NDArray[np.float32]],
+        threads: int,
+        isa: str | None = None,
+    ) -> None: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    def new_sequence(self) -> KvSequence: ...
+    def forward(
+        self, sequences: Sequence[Any], token_ids: Sequence[Sequence[int]], logits: str, hidden: bool
+    ) -> tuple[Any, Any]: ...
+    def generate(
+        self,
+        *,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: Sequence[int],
+        min_new_tokens: Sequence[int],
+        seeds: Sequence[int],
+        num_return_sequences: int,
+        eos_token_ids: Sequence[int],
+        do_sample: bool,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        min_p: float,
+        typical_p: float,
+        epsilon_cutoff: float,
+        eta_cutoff: float,
+        repetition_penalty: float,
+        no_repeat_ngram_size: int,
+        bad_words_ids: Sequence[Sequence[int]],
+        max_rows: int,
+        on_token: Callable[[int, int, int], bool] | None,
+    ) -> list[list[int]] | float: ...
+
+def coin(seed: int, row: int, position: int) -> float: ...
+def supported_isas() -> list[str]: ...
+def isa() -> str: ...

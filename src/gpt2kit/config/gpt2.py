@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,16 +14,14 @@ from gpt2kit.config.fields import (
     MAX_PARAMETERS,
     OPTIONAL_CHECKS,
     count_parameters,
-    is_code_key,
     refuse,
 )
+from gpt2kit.config.incoming import ALIASES, accept, override, refuse_unused
 from gpt2kit.config.json_file import read_json_object, to_json_text, write_json
+from gpt2kit.config.outgoing import every_setting, needed_settings, settings_of_file
 from gpt2kit.errors import ConfigError
 
 CONFIG_NAME = "config.json"
-
-# Written into fresh files: the release of Transformers whose config.json these are byte for byte.
-_TRANSFORMERS_VERSION = "5.23.0"
 
 # OpenAI's four sizes.
 PRESETS: dict[str, dict[str, int]] = {
@@ -53,12 +50,7 @@ class GPT2Config:
     """
 
     model_type = "gpt2"
-    attribute_map: ClassVar[dict[str, str]] = {
-        "hidden_size": "n_embd",
-        "max_position_embeddings": "n_positions",
-        "num_attention_heads": "n_head",
-        "num_hidden_layers": "n_layer",
-    }
+    attribute_map: ClassVar[dict[str, str]] = ALIASES
     keys_to_ignore_at_inference = ("past_key_values",)
 
     transformers_version: str | None
@@ -107,13 +99,7 @@ class GPT2Config:
         self._output_attentions: bool | None = False
         self._attn_implementation: str | None = None
         self._file_keys: frozenset[str] | None = None  # the keys of the file this was read from
-        given = _without_dropped(settings)
-        for alias, name in self.attribute_map.items():
-            if alias in given and given.setdefault(name, given[alias]) != given.pop(alias):
-                raise ConfigError(f"{name} and {alias} are two names of one setting and differ; give one")
-        legacy_dtype = given.pop("torch_dtype", None)
-        if given.get("dtype") is None:
-            given["dtype"] = legacy_dtype
+        given = accept(settings)
         for name, field in FIELDS.items():
             setattr(self, name, given.pop(name, field.default))
         num_labels = given.pop("num_labels", None)
@@ -122,9 +108,8 @@ class GPT2Config:
         for name, value in given.items():
             if name == "output_attentions":  # judged together with attn_implementation by validate()
                 self._output_attentions = FIELDS["output_hidden_states"].check(name, value)
-            elif name not in ("model_type", "per_layer_config"):
+            else:
                 setattr(self, name, value)
-        _refuse_other_models(given)
         self.validate()
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -153,7 +138,9 @@ class GPT2Config:
 
     @name_or_path.setter
     def name_or_path(self, value: str | os.PathLike[str]) -> None:
-        self._name_or_path = str(value)
+        if not isinstance(value, (str, os.PathLike)):
+            raise refuse("name_or_path", value, "a string or a path")
+        self._name_or_path = os.fspath(value)
 
     @property
     def num_labels(self) -> int:
@@ -289,7 +276,7 @@ class GPT2Config:
         config, unused = cls._from_file(path, settings)
         if return_unused_kwargs:
             return config, unused
-        _refuse_unused(unused)
+        refuse_unused(unused)
         return config
 
     @classmethod
@@ -307,7 +294,6 @@ class GPT2Config:
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
         config._file_keys = frozenset(content)
-        config._name_or_path = config._name_or_path or str(content.get("_name_or_path", ""))
         return config, unused
 
     @classmethod
@@ -318,58 +304,20 @@ class GPT2Config:
 
         Result and refusals as in from_pretrained.
         """
-        content = dict(config_dict)
-        unused: dict[str, Any] = {}
-        constructor_only = ("num_labels", "attn_implementation", "output_attentions", "name_or_path")
-        for name, value in settings.items():
-            name = cls.attribute_map.get(name, name)
-            if name in ("torch_dtype", "dtype"):
-                if value != "auto":
-                    content.pop("torch_dtype", None)
-                    content["dtype"] = value
-            elif name in FIELDS or name in constructor_only or name in content:
-                content.pop(next((a for a, n in cls.attribute_map.items() if n == name), ""), None)
-                content[name] = value
-            else:
-                unused[name] = value
-        config = cls(**{str(key): value for key, value in content.items()})
+        content, unused = override(config_dict, settings)
+        config = cls(**content)
         if return_unused_kwargs:
             return config, unused
-        _refuse_unused(unused)
+        refuse_unused(unused)
         return config
 
     def to_dict(self) -> dict[str, Any]:
         """Give every setting, those with default values too, as plain values."""
-        settings = {
-            name: copy.deepcopy(list(value) if isinstance(value, tuple) else value)
-            for name, value in self.__dict__.items()
-            if not name.startswith("_")
-        }
-        settings["_name_or_path"] = self._name_or_path
-        settings["output_attentions"] = self._output_attentions
-        settings["model_type"] = self.model_type
-        settings["transformers_version"] = self.transformers_version or _TRANSFORMERS_VERSION
-        return settings
+        return every_setting(self.__dict__)
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Give the settings that a file needs: all of GPT-2's, the common ones only off their default."""
-        settings = self.to_dict()
-        del settings["_name_or_path"]
-        common = {
-            "architectures": None,
-            "output_hidden_states": False,
-            "return_dict": True,
-            "dtype": None,
-            "chunk_size_feed_forward": 0,
-            "is_encoder_decoder": False,
-            "id2label": {0: "LABEL_0", 1: "LABEL_1"},
-            "label2id": {"LABEL_0": 0, "LABEL_1": 1},
-            "problem_type": None,
-            "output_attentions": False,
-        }
-        return {
-            name: value for name, value in settings.items() if name not in common or value != common[name]
-        }
+        return needed_settings(self.__dict__)
 
     def to_json_string(self, use_diff: bool = True) -> str:
         """Write the configuration as JSON text; with `use_diff` false, every setting.
@@ -378,29 +326,11 @@ class GPT2Config:
         that has its default value stays out, so that reading and writing changes no byte, whichever release
         of Transformers wrote the file.
         """
-        return to_json_text(self._file_dict() if use_diff else self.to_dict())
-
-    def _file_dict(self) -> dict[str, Any]:
-        settings = self.to_diff_dict()
-        keys = self._file_keys
-        if keys is None:
-            return settings
-        every = {name: value for name, value in self.to_dict().items() if name in keys}
-        changed = {
-            name: value
-            for name, value in settings.items()
-            if name not in keys and name != "transformers_version" and not _is_default(name, value)
-        }
-        kept = {**every, **changed, "model_type": self.model_type}
-        if "torch_dtype" in keys and "dtype" not in keys and "dtype" in kept:
-            kept["torch_dtype"] = kept.pop("dtype")
-        elif "torch_dtype" in keys and self.dtype is None:
-            kept["torch_dtype"] = None
-        for alias, name in self.attribute_map.items():
-            if alias in keys and name not in keys:
-                kept[alias] = getattr(self, name)
-                kept.pop(name, None)
-        return kept
+        if not use_diff:
+            return to_json_text(self.to_dict())
+        if self._file_keys is None:
+            return to_json_text(self.to_diff_dict())
+        return to_json_text(settings_of_file(self.__dict__, self._file_keys))
 
     def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:
         """Write the configuration to a JSON file, atomically."""
@@ -442,46 +372,3 @@ class GPT2Config:
 
     def __repr__(self) -> str:
         return f"GPT2Config {self.to_json_string()}"
-
-
-def _without_dropped(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy settings without those of generation and without those that name code, at any depth."""
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, dict):
-            kept = {k: clean(v) for k, v in value.items() if not (isinstance(k, str) and is_code_key(k))}
-            return kept
-        return [clean(item) for item in value] if isinstance(value, list) else value
-
-    dropped = sorted(name for name in settings if name in GENERATION_KEYS or is_code_key(name))
-    if dropped:
-        import logging
-
-        logging.getLogger("gpt2kit").info("configuration: ignored %s", ", ".join(map(repr, dropped)))
-    return {name: clean(value) for name, value in settings.items() if name not in dropped}
-
-
-def _refuse_other_models(given: Mapping[str, Any]) -> None:
-    model_type = given.get("model_type", GPT2Config.model_type)
-    if model_type != GPT2Config.model_type:
-        raise ConfigError(f"model_type is {str(model_type)[:80]!r}; this is GPT-2 only: 'gpt2'")
-    if given.get("per_layer_config"):
-        raise ConfigError("per_layer_config is not supported: all layers of a GPT-2 here have one shape")
-    if given.get("quantization_config") is not None:
-        raise ConfigError(
-            "quantization_config is set: these weights are quantised in a format that is not supported; "
-            "use the model's float weights"
-        )
-
-
-def _refuse_unused(unused: Mapping[str, Any]) -> None:
-    if unused:
-        names = ", ".join(sorted(unused))
-        raise ConfigError(
-            f"{names}: no such setting in this configuration; assign it as an attribute to add it, or pass "
-            "return_unused_kwargs=True"
-        )
-
-
-def _is_default(name: str, value: Any) -> bool:
-    return name in FIELDS and value == FIELDS[name].default
