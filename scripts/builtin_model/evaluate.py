@@ -24,7 +24,7 @@ def main() -> None:
     )
     parser.add_argument("--model", type=Path, required=True, help="model folder")
     arguments = parser.parse_args()
-    model = GPT2LMHeadModel.from_pretrained(arguments.model).eval()
+    model = GPT2LMHeadModel.from_pretrained(arguments.model, dtype="float32")
     for name in HELD_OUT:
         ids, num_bytes = held_out(arguments.data, name)
         bits = total_bits(model.transformer, ids, model.config.n_positions)
