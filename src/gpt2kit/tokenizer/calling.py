@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gpt2kit.errors import TokenizerError
 from gpt2kit.tokenizer.batch_encoding import BatchEncoding
 from gpt2kit.tokenizer.encoding import Encoding, Padding, Part, Rows, Special, Stretch
-from gpt2kit.tokenizer.template import Slot, Template
+from gpt2kit.tokenizer.template import Slot, SpecialSlot, Template
 from gpt2kit.tokenizer.truncation import Range, target_sizes, windows
 
 if TYPE_CHECKING:
@@ -141,10 +141,10 @@ def split_samples(text: Any, text_pair: Any, is_split_into_words: bool) -> tuple
         )
     else:
         samples = list(zip(text, text_pair, strict=True))
-    for sample in samples:
-        for sequence in sample:
-            if sequence is not None:
-                _check_sequence(sequence, is_split_into_words)
+    for first, second in samples:
+        _check_sequence(first, is_split_into_words)
+        if second is not None:
+            _check_sequence(second, is_split_into_words)
     return samples, is_batch
 
 
@@ -204,11 +204,12 @@ def _encode_samples(
     rows = Rows(
         tokenizer.bpe,
         [sequence for sample in samples for sequence in sample if sequence is not None],
-        tokenizer.split_special_tokens if split_special is None else split_special,
+        bool(tokenizer.split_special_tokens if split_special is None else split_special),
         # The words of a split text have lost the spaces between them, so each gets one.
-        options.is_split_into_words or (tokenizer.add_prefix_space if prefix_space is None else prefix_space),
+        options.is_split_into_words or bool(tokenizer.add_prefix_space if prefix_space is None else prefix_space),
         num_threads(),
         tokenizer.tokens.token,
+        frozenset(tokenizer.all_special_ids) | {part.id for part in template.pair if isinstance(part, SpecialSlot)},
         template.trim_offsets,
         template.trim_keeps_first,
     )

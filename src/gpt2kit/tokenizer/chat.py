@@ -151,8 +151,6 @@ def render_chats(
     Raises TokenizerError with the template's own message if it refuses the chat.
     """
     import_jinja()
-    from jinja2 import TemplateError
-
     for tool in tools or ():
         if not isinstance(tool, Mapping):
             raise TokenizerError(f"each tool must be a JSON schema as a dict, not {tool!r:.60}")
@@ -175,7 +173,9 @@ def render_chats(
                     **_plain(variables),
                 ):
                     blocks.append(block)
-        except TemplateError as error:
+        except TokenizerError:
+            raise
+        except Exception as error:  # a template is foreign code, which may fail in any way
             raise TokenizerError(f"the chat template refused the chat: {error}") from error
         text = "".join(blocks)
         texts.append(text if ending is None else _cut_continuation(text, ending))

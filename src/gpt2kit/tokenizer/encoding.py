@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -61,6 +61,7 @@ class Rows:
     prefix_space: bool
     threads: int
     to_token: Callable[[int], str | None]
+    other_ids: frozenset[int]  # of the special tokens and the padding that encodings may have besides
     trim_offsets: bool = False
     trim_keeps_first: bool = True
     ids: list[list[int]] = field(init=False)
@@ -68,6 +69,11 @@ class Rows:
     def __post_init__(self) -> None:
         rows = self.bpe.encode_lists(self._flat_texts(), self.split_special, self.prefix_space, self.threads)
         self.ids = [self._join(rows, first, last) for first, last in self._flat_ranges()]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: what is known of the tokens, without the tokenizer that knows it."""
+        names = {id: self.to_token(id) for row in (*self.ids, self.other_ids) for id in row}
+        return {"ids": self.ids, "details": self.details, "to_token": names.get}
 
     def _is_split(self) -> bool:
         return any(not isinstance(text, str) for text in self.texts)

@@ -116,7 +116,13 @@ class GPT2Tokenizer:
         file = load_vocabulary(
             vocab_file if vocab is None else vocab, merges_file if merges is None else merges, tokenizer_file
         )
-        codecs.lookup_error(errors)  # a LookupError now rather than at the first decode
+        try:
+            codecs.lookup_error(errors)
+        except LookupError:
+            raise TokenizerError(
+                f"errors is {errors!r}, which is no error handler; bytes.decode knows 'replace', 'strict', 'ignore' "
+                "and others"
+            ) from None
         self.errors = errors
         self.name_or_path = name_or_path
         self.model_max_length = NO_MAX_LENGTH if model_max_length is None else model_max_length
@@ -283,6 +289,12 @@ class GPT2Tokenizer:
         if add_bos is not None or add_eos is not None or file.template is None:
             self._template_flags = (bool(add_bos), bool(add_eos))
             return self._make_template(*self._template_flags)
+        for part in (*file.template.single, *file.template.pair):
+            if isinstance(part, SpecialSlot) and self.tokens.token(part.id) != part.token:
+                raise TokenizerError(
+                    f"the post_processor puts {part.token!r} with id {part.id} around texts, but that id is "
+                    f"{self.tokens.token(part.id)!r}"
+                )
         return file.template
 
     def _make_template(self, add_bos: bool, add_eos: bool) -> Template:
@@ -425,7 +437,7 @@ class GPT2Tokenizer:
         if isinstance(text, str) and text_pair is None and not options:
             num_special = self.template.num_special(False) if add_special_tokens else 0
             if num_special == 0:
-                ids = self.bpe.encode(text, self.split_special_tokens, self.add_prefix_space)
+                ids = self.bpe.encode(text, bool(self.split_special_tokens), bool(self.add_prefix_space))
                 self.warn_if_too_long(len(ids))
                 return ids
         return self(text, text_pair, add_special_tokens=add_special_tokens, **options)["input_ids"]
@@ -439,8 +451,8 @@ class GPT2Tokenizer:
         """
         return self.bpe.encode_arrays(
             texts,
-            self.split_special_tokens,
-            self.add_prefix_space,
+            bool(self.split_special_tokens),
+            bool(self.add_prefix_space),
             num_threads() if threads is None else threads,
         )
 
@@ -448,7 +460,7 @@ class GPT2Tokenizer:
         """Token ids of bytes that need not be UTF-8; decode_bytes gives the same bytes back."""
         if not isinstance(data, bytes):
             raise TokenizerError(f"data must be bytes, not {type(data).__name__}")
-        return self.bpe.encode(data, self.split_special_tokens, False)
+        return self.bpe.encode(data, bool(self.split_special_tokens), False)
 
     def tokenize(
         self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any

@@ -79,7 +79,13 @@ def load_tokenizer(
             # The tokenizer.json says what is put around a text; only the caller overrides that.
             for name in ("add_bos_token", "add_eos_token"):
                 settings[name] = options.get(name)
-        tokenizer = cls(*init_inputs, **(settings | files))
+        try:
+            tokenizer = cls(*init_inputs, **(settings | files))
+        except TokenizerError as error:
+            names = [path.name for path in files.values()]
+            if any(name in str(error) for name in names):
+                raise
+            raise TokenizerError(f"{folder} ({', '.join(names)}): {error}") from None
         tokenizer.config_extras = extras
         named = named_in_file | named
     for key, token in named.items():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 from gpt2kit._native import Bpe
 from gpt2kit.errors import TokenizerError
 from gpt2kit.tokenizer.added_token import AddedToken, as_added_token
+from gpt2kit.tokenizer.vocabulary import make_vocabulary
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 MAX_TOKEN_ID = (1 << 22) - 1  # as in the core
@@ -96,6 +98,21 @@ class TokenTable:
     def size(self) -> int:
         """How many tokens there are in all."""
         return self.base.size + sum(self.base.id_to_token(id) is None for id in self._by_id)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle, which data loaders use to hand a tokenizer to their processes."""
+        base = (self.base.vocab(), self.base.merges(), self.base.ignore_merges)
+        return self.__dict__ | {"base": base, "_bpe": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vocab, merges, ignore_merges = state["base"]
+        file = make_vocabulary(vocab, merges, ignore_merges=ignore_merges)
+        self.__dict__.update(state | {"base": file.bpe})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TokenTable:
+        result = TokenTable(self.base)  # immutable, so it is shared
+        result.__dict__.update({key: value if key in ("base", "_bpe") else copy(value) for key, value in self.__dict__.items()})
+        return result
 
     # ---- roles
 
