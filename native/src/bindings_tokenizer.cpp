@@ -187,6 +187,7 @@ class PyBpe {
     return result;
   }
 
+  bool ignore_merges() const { return bpe_.ignore_merges(); }
   size_t size() const { return bpe_.vocabulary().size(); }
   int32_t max_id() const { return bpe_.vocabulary().max_id(); }
 
@@ -275,6 +276,7 @@ void bind_tokenizer(nb::module_& m) {
       .def("id_to_token", &PyBpe::id_to_token, nb::arg("id"), "None if the vocabulary does not have it.")
       .def("vocab", &PyBpe::vocab, "A new dict of token to id, by rising id.")
       .def("merges", &PyBpe::merges, "A new list of (left, right), by rising rank.")
+      .def_prop_ro("ignore_merges", &PyBpe::ignore_merges)
       .def_prop_ro("size", &PyBpe::size)
       .def_prop_ro("max_id", &PyBpe::max_id);
   m.def("model_spans", &model_spans, nb::arg("text"),

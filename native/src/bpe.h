@@ -77,6 +77,7 @@ class Bpe {
   // has no token for; kNoToken makes them an error.
   Bpe with_added_tokens(std::vector<AddedToken> tokens, int32_t unknown) const;
 
+  bool ignore_merges() const { return core_->ignore_merges; }
   const Vocabulary& vocabulary() const { return core_->vocabulary; }
 
   // Texts of up to 2^31 - 2 bytes; bytes that are not UTF-8 are encoded too. Throws EncodingError.

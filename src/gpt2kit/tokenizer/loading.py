@@ -43,11 +43,14 @@ _TOKENIZER_CLASSES = (
 
 
 def load_tokenizer(
-    cls: type[GPT2Tokenizer], name_or_path: str | PathLike[str], *init_inputs: Any, **options: Any
+    cls: type[GPT2Tokenizer],
+    pretrained_model_name_or_path: str | PathLike[str],
+    *init_inputs: Any,
+    **options: Any,
 ) -> GPT2Tokenizer:
     """Load a tokenizer.
 
-    name_or_path: a folder with tokenizer.json, or vocab.json and merges.txt, or tiktoken ranks; one such file; or a
+    The path is a folder with tokenizer.json, or vocab.json and merges.txt, or tiktoken ranks; one such file; or a
     name on the hub, for which revision, subfolder, cache_dir, token, local_files_only and force_download hold.
     Further options are those of GPT2Tokenizer and win over tokenizer_config.json.
     """
@@ -63,6 +66,7 @@ def load_tokenizer(
     if unknown:
         raise TypeError(f"from_pretrained got unknown options {unknown}; a tokenizer takes {sorted(known)}")
 
+    name_or_path = pretrained_model_name_or_path
     path = Path(name_or_path)
     if path.is_file():
         tokenizer = cls(path, *init_inputs, **({"name_or_path": str(name_or_path)} | options))

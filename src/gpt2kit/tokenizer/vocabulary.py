@@ -71,26 +71,19 @@ def make_vocabulary(
     OpenAI's encoder.json and vocab.bpe are a vocab.json and a merges.txt.
     """
     try:
-        vocab_data = (
-            json.dumps(dict(vocab), ensure_ascii=False).encode()
-            if isinstance(vocab, Mapping)
-            else read_file(vocab)
-        )
-        is_file = isinstance(merges, (str, PathLike))
-        merges_data = (
-            read_file(merges)  # type: ignore[arg-type]  # a path, as just seen
-            if is_file
-            else json.dumps(
-                [m if isinstance(m, str) else list(m) for m in merges], ensure_ascii=False
-            ).encode()  # type: ignore[union-attr]
-        )
+        vocab_data = _to_json(dict(vocab)) if isinstance(vocab, Mapping) else read_file(vocab)
+        merges_are_json = not isinstance(merges, (str, PathLike))
+        if isinstance(merges, (str, PathLike)):
+            merges_data = read_file(merges)
+        else:
+            merges_data = _to_json([merge if isinstance(merge, str) else list(merge) for merge in merges])
     except (TypeError, UnicodeEncodeError) as error:
         raise TokenizerError(f"vocab must map str to int and merges be pairs of str: {error}") from None
     try:
-        return VocabularyFile(Bpe(vocab_data, merges_data, not is_file, ignore_merges))
+        return VocabularyFile(Bpe(vocab_data, merges_data, merges_are_json, ignore_merges))
     except ValueError as error:
         source = "the given vocabulary" if isinstance(vocab, Mapping) else str(vocab)
-        source += f" with {merges}" if is_file else ""
+        source += "" if merges_are_json else f" with {merges}"
         raise TokenizerError(f"{source}: {error}") from None
 
 
@@ -144,6 +137,10 @@ def read_file(path: str | PathLike[str]) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise TokenizerError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _to_json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def _read_document(data: bytes, vocab_span: tuple[int, int], merges_span: tuple[int, int]) -> VocabularyFile:
