@@ -138,7 +138,8 @@ def test_device_and_device_map_exclude_each_other():
 
 def test_a_pipeline_on_the_cpu_never_imports_torch():
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); from fakes import *; from gpt2kit import pipeline\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
+        "from fakes import *; from gpt2kit import pipeline\n"
         "pipe = pipeline(model=FakeEngine(), tokenizer=FakeTokenizer(), device='cpu')\n"
         "pipe('abc', max_new_tokens=3)\n"
         "assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)"
