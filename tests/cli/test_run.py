@@ -114,7 +114,8 @@ def test_several_continuations_are_separated(run):
 def test_a_model_that_recommends_several_continuations_gets_them(cli, run, model, tmp_path):
     shutil.copytree(model, tmp_path, dirs_exist_ok=True)
     tmp_path.joinpath("generation_config.json").write_text('{"do_sample": true, "num_return_sequences": 3}')
-    assert cli("run", "-m", tmp_path, "hello", *SAMPLED).out == run("hello", *SAMPLED, "-N", "3", "-t", "0.7").out
+    expected = run("hello", *SAMPLED, "-N", "3", "-t", "0.7").out
+    assert cli("run", "-m", tmp_path, "hello", *SAMPLED).out == expected
 
 
 def test_json_tells_everything(run, model):
