@@ -78,7 +78,12 @@ class ScriptedEngine(FakeEngine):
 class FakeTokenizer:
     """One token a character, two for "é", whose bytes no token holds together; id 0 is the end token."""
 
-    PIECES = (b"<end>", *(bytes([c]) for c in b"abcdefghijklmnopqrstuvwxyz .,!?\nABCDEFGHIJKLMNO"), b"\xc3", b"\xa9")
+    PIECES = (
+        b"<end>",
+        *(bytes([c]) for c in b"abcdefghijklmnopqrstuvwxyz .,!?\nABCDEFGHIJKLMNO"),
+        b"\xc3",
+        b"\xa9",
+    )
     errors = "replace"
     all_special_ids = (0,)
 
@@ -100,3 +105,50 @@ class FakeTokenizer:
 
     def decode(self, ids, skip_special_tokens=False, clean_up_tokenization_spaces=None) -> str:
         return self.decode_bytes(ids, skip_special_tokens=skip_special_tokens).decode("utf-8", "replace")
+
+
+def write_tiny_model(folder, **options) -> None:
+    """Write a GPT-2 of random weights with a vocabulary of the 256 bytes, a few merges and the end token."""
+    import json
+
+    from gpt2kit.checkpoint import save_checkpoint
+
+    # GPT-2's spelling of bytes: printable ones as they are, the others from U+0100 on.
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    spelling = {**{b: chr(b) for b in printable}, **{b: chr(256 + i) for i, b in enumerate(others)}}
+    space = spelling[32]
+    merges = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), (space, "w")]
+    tokens = (
+        [spelling[b] for b in [*printable, *others]] + ["".join(pair) for pair in merges] + ["<|endoftext|>"]
+    )
+    end = len(tokens) - 1
+    sizes = {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_positions": 128, "vocab_size": len(tokens)}
+    config = GPT2Config(**sizes, bos_token_id=end, eos_token_id=end, **options)
+    rng = np.random.default_rng(0)
+    width = config.n_embd
+
+    def weight(*shape):
+        return rng.normal(0, 0.5, shape).astype(np.float32)
+
+    tensors = {
+        "wte.weight": weight(config.vocab_size, width),
+        "wpe.weight": weight(config.n_positions, width),
+    }
+    norms = ["ln_f"]
+    for layer in range(config.n_layer):
+        norms += [f"h.{layer}.ln_1", f"h.{layer}.ln_2"]
+        for name, rows, columns in [
+            ("attn.c_attn", width, 3 * width),
+            ("attn.c_proj", width, width),
+            ("mlp.c_fc", width, 4 * width),
+            ("mlp.c_proj", 4 * width, width),
+        ]:
+            tensors[f"h.{layer}.{name}.weight"] = weight(rows, columns)
+            tensors[f"h.{layer}.{name}.bias"] = weight(columns)
+    for name in norms:
+        tensors[f"{name}.weight"] = np.ones(width, dtype=np.float32)
+        tensors[f"{name}.bias"] = np.zeros(width, dtype=np.float32)
+    save_checkpoint(folder, tensors, config)
+    folder.joinpath("vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    folder.joinpath("merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))

@@ -83,6 +83,13 @@ nb::object array(std::vector<T>&& values) {
   return nb::cast(nb::ndarray<nb::numpy, T, nb::ndim<1>>(owned->data(), {owned->size()}, owner));
 }
 
+nb::object array(IdBuffer&& ids) {
+  const size_t size = ids.size();
+  int32_t* data = size == 0 ? new int32_t[1] : ids.release().release();
+  const nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<int32_t*>(p); });
+  return nb::cast(nb::ndarray<nb::numpy, int32_t, nb::ndim<1>>(data, {size}, owner));
+}
+
 nb::object text_object(std::string_view text) {
   PyObject* result = PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "replace");
   if (!result) nb::raise_python_error();
@@ -180,6 +187,7 @@ class PyBpe {
     return result;
   }
 
+  bool ignore_merges() const { return bpe_.ignore_merges(); }
   size_t size() const { return bpe_.vocabulary().size(); }
   int32_t max_id() const { return bpe_.vocabulary().max_id(); }
 
@@ -218,6 +226,7 @@ class PyBpe {
 
   nb::list lists(const EncodedBatch& batch) {
     const size_t num_rows = batch.row_splits.size() - 1;
+    const int32_t* ids = batch.rows.ids.data();
     nb::list rows;
     for (size_t r = 0; r < num_rows; ++r) {
       const auto begin = static_cast<size_t>(batch.row_splits[r]);
@@ -225,7 +234,7 @@ class PyBpe {
       const nb::object row = nb::steal(PyList_New(static_cast<Py_ssize_t>(end - begin)));
       if (!row.is_valid()) nb::raise_python_error();
       for (size_t i = begin; i < end; ++i)
-        PyList_SetItem(row.ptr(), static_cast<Py_ssize_t>(i - begin), shared_int(batch.rows.ids[i]));
+        PyList_SetItem(row.ptr(), static_cast<Py_ssize_t>(i - begin), shared_int(ids[i]));
       rows.append(row);
     }
     return rows;
@@ -267,6 +276,7 @@ void bind_tokenizer(nb::module_& m) {
       .def("id_to_token", &PyBpe::id_to_token, nb::arg("id"), "None if the vocabulary does not have it.")
       .def("vocab", &PyBpe::vocab, "A new dict of token to id, by rising id.")
       .def("merges", &PyBpe::merges, "A new list of (left, right), by rising rank.")
+      .def_prop_ro("ignore_merges", &PyBpe::ignore_merges)
       .def_prop_ro("size", &PyBpe::size)
       .def_prop_ro("max_id", &PyBpe::max_id);
   m.def("model_spans", &model_spans, nb::arg("text"),

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <exception>
 #include <system_error>
 #include <thread>
@@ -15,18 +16,22 @@ constexpr size_t kMaxTextBytes = INT32_MAX - 1;
 // Fewer bytes than this are done before a second thread has started.
 constexpr size_t kMinBytesPerThread = 64 * 1024;
 constexpr size_t kMaxSpares = 16;
+// The latency of the third-level cache over the time that a piece takes.
+constexpr size_t kPiecesAhead = 16;
 // Most of an English text's pieces are one token of four or five bytes.
 constexpr size_t kBytesPerTokenGuess = 4;
 
 const uint8_t* as_bytes(std::string_view text) { return reinterpret_cast<const uint8_t*>(text.data()); }
 
-int32_t count_chars(const uint8_t* p, const uint8_t* end) {
-  int32_t count = 0;
-  for (; p < end; ++p) count += !is_continuation(*p);
-  return count;
-}
-
 }  // namespace
+
+void IdBuffer::grow(size_t count) {
+  const size_t capacity = std::max(size_ + count, capacity_ * 2);
+  std::unique_ptr<int32_t[]> data(new int32_t[capacity]);
+  std::copy(data_.get(), data_.get() + size_, data.get());
+  data_ = std::move(data);
+  capacity_ = capacity;
+}
 
 // Takes a warm scratch, or makes one, and gives it back. Never waits for another thread.
 class Bpe::ScratchLease {
@@ -52,46 +57,34 @@ class Bpe::ScratchLease {
   std::unique_ptr<Scratch> scratch_;
 };
 
-// Turns byte positions, asked for in rising order, into character positions, and counts words.
+// Follows the tokens of a text and turns their places in bytes into characters.
 class Bpe::OffsetCounter {
  public:
-  explicit OffsetCounter(std::string_view text)
-      : begin_(as_bytes(text)), end_(begin_ + text.size()), p_(begin_) {}
-
-  // Bytes that stand before the text and not in it: the space of prefix_space.
-  void start_stretch(size_t begin, size_t virtual_bytes) {
-    stretch_ = begin;
-    virtual_ = virtual_bytes;
+  // virtual_space: a space stands before `stretch` that is not in the text.
+  void start_stretch(std::string_view stretch, bool virtual_space) {
+    p_ = as_bytes(stretch);
+    end_ = p_ + stretch.size();
+    virtual_bytes_ = virtual_space;
   }
 
-  // A token at bytes [begin, end) of the stretch.
-  void add(size_t begin, size_t end, Details& details) {
-    const uint8_t* from = begin_ + stretch_ + (begin > virtual_ ? begin - virtual_ : 0);
-    const uint8_t* to = begin_ + stretch_ + (end > virtual_ ? end - virtual_ : 0);
-    advance(from);
-    // The character that the virtual space is put before counts as its own, as in `tokenizers`.
-    const bool is_virtual = from == to;
-    const uint8_t* char_end = to + is_virtual;
-    if (is_virtual) {
-      while (char_end < end_ && is_continuation(*char_end)) ++char_end;
-    }
-    details.begin.push_back(chars_ - (is_virtual || !is_continuation(*from) ? 0 : 1));
-    details.end.push_back(chars_ + count_chars(p_, char_end));
+  // The next token has this many bytes.
+  void add(size_t size, Details& details) {
+    const size_t unreal = std::min(size, virtual_bytes_);
+    virtual_bytes_ -= unreal;
+    const uint8_t* const stop = p_ + (size - unreal);
+    const int32_t first = chars_ - (p_ < end_ && is_continuation(*p_));
+    for (; p_ < stop; ++p_) chars_ += !is_continuation(*p_);
+    details.begin.push_back(first);
+    // A token that is only the virtual space counts as the character after it, as in `tokenizers`.
+    details.end.push_back(size == unreal ? first + 1 : chars_);
     details.word.push_back(word_);
   }
   void next_word() { ++word_; }
 
  private:
-  void advance(const uint8_t* to) {
-    chars_ += count_chars(p_, to);
-    p_ = std::max(p_, to);
-  }
-
-  const uint8_t* begin_;
-  const uint8_t* end_;
-  const uint8_t* p_;
-  size_t stretch_ = 0;
-  size_t virtual_ = 0;
+  const uint8_t* p_ = nullptr;
+  const uint8_t* end_ = nullptr;
+  size_t virtual_bytes_ = 0;
   int32_t chars_ = 0;  // characters that start before p_
   int32_t word_ = 0;
 };
@@ -122,7 +115,7 @@ int32_t Bpe::known(int32_t id) const {
 
 size_t Bpe::encode_piece(const uint8_t* piece, size_t size, Scratch& scratch) const {
   auto& ids = scratch.ids;
-  if (ids.size() < size) ids.resize(size);
+  if (ids.size() < size + PieceCache::kShortIds) ids.resize(size + PieceCache::kShortIds);
   size_t count = 0;
   if (core_->ignore_merges) {
     const int32_t whole = core_->vocabulary.find_bytes({reinterpret_cast<const char*>(piece), size});
@@ -140,49 +133,76 @@ size_t Bpe::encode_piece(const uint8_t* piece, size_t size, Scratch& scratch) co
   return count;
 }
 
+inline void Bpe::add_details(const int32_t* ids, size_t count, OffsetCounter& counter,
+                             Details& details) const {
+  for (size_t i = 0; i < count; ++i)
+    counter.add(ids[i] == kNoToken ? 1 : core_->vocabulary.num_bytes(ids[i]), details);
+  counter.next_word();
+}
+
+inline void Bpe::put_ids(const int32_t* found, size_t count, IdBuffer& ids) const {
+  int32_t* const to = ids.reserve(count + PieceCache::kShortIds);
+  if (count <= PieceCache::kShortIds) {
+    // Nearly always; copying all of a slot is cheaper than asking how much of it.
+    std::memcpy(to, found, PieceCache::kShortIds * sizeof(int32_t));
+  } else {
+    std::memcpy(to, found, count * sizeof(int32_t));
+  }
+  if (!core_->has_all_bytes) {
+    for (size_t i = 0; i < count; ++i) to[i] = known(to[i]);
+  }
+  ids.advance(count);
+}
+
+// Pieces are cut a few ahead of the look-up, so that the cache's lines are on their way when they are needed.
 template <bool kWithDetails>
 void Bpe::encode_stretch(std::string_view text, Scratch& scratch, Encoded& out,
                          OffsetCounter* counter) const {
-  const uint8_t* const begin = as_bytes(text);
-  const uint8_t* const end = begin + text.size();
-  auto& ids = out.ids;
-  for (const uint8_t* p = begin; p < end;) {
-    const uint8_t* const stop = next_piece(p, end);
-    const auto size = static_cast<size_t>(stop - p);
-    const int32_t* found = nullptr;
-    size_t count = 0;
-    if (size <= PieceCache::kShortBytes) {
-      const auto key = PieceCache::short_key(p, size, static_cast<size_t>(end - p));
-      if (const auto* slot = scratch.cache.find_short(key)) {
-        found = slot->ids;
-        count = static_cast<size_t>(slot->count);
+  struct Piece {
+    const uint8_t* begin;
+    size_t size;
+    PieceCache::ShortKey key;
+    size_t set;
+  };
+  Piece pieces[kPiecesAhead];
+  const uint8_t* const end = as_bytes(text) + text.size();
+  for (const uint8_t* p = as_bytes(text); p < end;) {
+    size_t num_pieces = 0;
+    for (; num_pieces < kPiecesAhead && p < end; ++num_pieces) {
+      const uint8_t* const stop = next_piece(p, end);
+      Piece& piece = pieces[num_pieces];
+      piece.begin = p;
+      piece.size = static_cast<size_t>(stop - p);
+      if (piece.size <= PieceCache::kShortBytes) {
+        piece.key = PieceCache::short_key(p, piece.size, static_cast<size_t>(end - p));
+        piece.set = PieceCache::short_set(piece.key);
+        scratch.cache.prefetch_short(piece.set);
       }
+      p = stop;
     }
-    if (!found && size <= PieceCache::kLongBytes) {
-      if (const auto* slot = scratch.cache.find_long(p, size)) {
-        found = slot->ids;
-        count = slot->count;
+    for (size_t i = 0; i < num_pieces; ++i) {
+      const Piece& piece = pieces[i];
+      const int32_t* found = nullptr;
+      size_t count = 0;
+      if (piece.size <= PieceCache::kShortBytes) {
+        if (const auto* slot = scratch.cache.find_short(piece.key, piece.set)) {
+          found = slot->ids;
+          count = static_cast<size_t>(slot->count);
+        }
       }
-    }
-    if (!found) {
-      count = encode_piece(p, size, scratch);
-      found = scratch.ids.data();
-    }
-    if (kWithDetails) {
-      auto at = static_cast<size_t>(p - begin);
-      for (size_t i = 0; i < count; ++i) {
-        const size_t token_bytes = found[i] == kNoToken ? 1 : core_->vocabulary.bytes(found[i]).size();
-        counter->add(at, at + token_bytes, out.details);
-        at += token_bytes;
+      if (!found && piece.size <= PieceCache::kLongBytes) {
+        if (const auto* slot = scratch.cache.find_long(piece.begin, piece.size)) {
+          found = slot->ids;
+          count = slot->count;
+        }
       }
-      counter->next_word();
+      if (!found) {
+        count = encode_piece(piece.begin, piece.size, scratch);
+        found = scratch.ids.data();
+      }
+      if (kWithDetails) add_details(found, count, *counter, out.details);
+      put_ids(found, count, out.ids);
     }
-    if (core_->has_all_bytes) {
-      ids.insert(ids.end(), found, found + count);
-    } else {
-      for (size_t i = 0; i < count; ++i) ids.push_back(known(found[i]));
-    }
-    p = stop;
   }
 }
 
@@ -194,25 +214,25 @@ void Bpe::encode_text(std::string_view text, EncodeOptions options, bool with_de
   } else {
     added_tokens_.split(text, options.split_special, stretches);
   }
-  OffsetCounter counter(text);
+  OffsetCounter counter;
   for (const Stretch& stretch : stretches) {
     if (stretch.id != kNoToken) {
       out.ids.push_back(stretch.id);
       if (with_details) {
-        counter.start_stretch(stretch.begin, 0);
-        counter.add(0, stretch.end - stretch.begin, out.details);
+        counter.start_stretch(text.substr(stretch.begin, stretch.end - stretch.begin), false);
+        counter.add(stretch.end - stretch.begin, out.details);
         counter.next_word();
       }
       continue;
     }
     std::string_view part = text.substr(stretch.begin, stretch.end - stretch.begin);
     const bool add_space = options.prefix_space && part[0] != ' ';
+    if (with_details) counter.start_stretch(part, add_space);
     if (add_space) {
       scratch.prefixed.assign(1, ' ').append(part);
       part = scratch.prefixed;
     }
     if (with_details) {
-      counter.start_stretch(stretch.begin, add_space);
       encode_stretch<true>(part, scratch, out, &counter);
     } else {
       encode_stretch<false>(part, scratch, out, nullptr);
@@ -282,6 +302,15 @@ EncodedBatch Bpe::encode(const std::vector<std::string_view>& texts, EncodeOptio
     batch.rows = std::move(chunks[0].rows);
     return batch;
   }
+  size_t num_ids = 0;
+  for (const Chunk& chunk : chunks) num_ids += chunk.rows.ids.size();
+  batch.rows.ids.reserve(num_ids);
+  for (Chunk& chunk : chunks) {
+    const IdBuffer& ids = chunk.rows.ids;
+    std::copy(ids.data(), ids.data() + ids.size(), batch.rows.ids.reserve(ids.size()));
+    batch.rows.ids.advance(ids.size());
+    chunk.rows.ids = {};
+  }
   const auto gather = [&](auto member) {
     std::vector<int32_t>& all = member(batch.rows);
     size_t size = 0;
@@ -292,7 +321,6 @@ EncodedBatch Bpe::encode(const std::vector<std::string_view>& texts, EncodeOptio
       member(chunk.rows) = {};
     }
   };
-  gather([](Encoded& rows) -> std::vector<int32_t>& { return rows.ids; });
   gather([](Encoded& rows) -> std::vector<int32_t>& { return rows.details.begin; });
   gather([](Encoded& rows) -> std::vector<int32_t>& { return rows.details.end; });
   gather([](Encoded& rows) -> std::vector<int32_t>& { return rows.details.word; });

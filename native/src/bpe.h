@@ -32,8 +32,33 @@ struct Details {
   std::vector<int32_t> word;        // number of the piece or added token in the text, from 0
 };
 
+// A growing array of ids that is written through a pointer and never filled before it is.
+class IdBuffer {
+ public:
+  size_t size() const { return size_; }
+  const int32_t* data() const { return data_.get(); }
+  // Makes room for `count` more and returns where they go; count them with advance().
+  int32_t* reserve(size_t count) {
+    if (size_ + count > capacity_) grow(count);
+    return data_.get() + size_;
+  }
+  void advance(size_t count) { size_ += count; }
+  void push_back(int32_t id) {
+    *reserve(1) = id;
+    ++size_;
+  }
+  std::unique_ptr<int32_t[]> release() { return std::move(data_); }
+
+ private:
+  void grow(size_t count);
+
+  std::unique_ptr<int32_t[]> data_;
+  size_t size_ = 0;
+  size_t capacity_ = 0;
+};
+
 struct Encoded {
-  std::vector<int32_t> ids;
+  IdBuffer ids;
   Details details;  // empty unless asked for
 };
 
@@ -52,6 +77,7 @@ class Bpe {
   // has no token for; kNoToken makes them an error.
   Bpe with_added_tokens(std::vector<AddedToken> tokens, int32_t unknown) const;
 
+  bool ignore_merges() const { return core_->ignore_merges; }
   const Vocabulary& vocabulary() const { return core_->vocabulary; }
 
   // Texts of up to 2^31 - 2 bytes; bytes that are not UTF-8 are encoded too. Throws EncodingError.
@@ -87,6 +113,8 @@ class Bpe {
   void encode_stretch(std::string_view text, Scratch& scratch, Encoded& out, OffsetCounter* counter) const;
   // The tokens of a piece that is not in the cache: scratch.ids, and puts them there. Returns their number.
   size_t encode_piece(const uint8_t* piece, size_t size, Scratch& scratch) const;
+  void put_ids(const int32_t* found, size_t count, IdBuffer& ids) const;
+  void add_details(const int32_t* ids, size_t count, OffsetCounter& counter, Details& details) const;
   int32_t known(int32_t id) const;
 
   std::shared_ptr<Core> core_;

@@ -4,8 +4,10 @@
 // Two tables: short pieces (nearly all) take a quarter of a cache line; long ones a line or two.
 
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
 
 namespace gpt2kit {
 
@@ -35,18 +37,29 @@ class PieceCache {
   };
   static_assert(sizeof(LongSlot) == 128);
 
-  PieceCache() : short_(new ShortSlot[kShortSlots]()), long_(new LongSlot[kLongSlots]()) {}
+  struct Masks {
+    ShortKey of[kShortBytes + 1];
+  };
+  static constexpr Masks make_masks() {
+    Masks masks{};
+    for (size_t size = 0; size <= kShortBytes; ++size) {
+      masks.of[size].low = size < 8 ? (uint64_t{1} << 8 * size) - 1 : UINT64_MAX;
+      masks.of[size].high = size < 8 ? 0 : (uint64_t{1} << 8 * (size - 8)) - 1;
+    }
+    return masks;
+  }
+  static const Masks kMasks;  // little-endian, as the key
+
+  PieceCache() : short_(zeroed<ShortSlot>(kShortSlots)), long_(zeroed<LongSlot>(kLongSlots)) {}
 
   // size <= kShortBytes. `readable` bytes may be read from p.
   static ShortKey short_key(const uint8_t* p, size_t size, size_t readable) {
     ShortKey key{0, 0};
     if (readable >= 16) {
+      // Keep the first `size` bytes.
       std::memcpy(&key, p, 16);
-      // Keep the first `size` bytes; shifts by 64 are undefined, so each half shifts twice.
-      const unsigned low_bits = size < 8 ? 8 * static_cast<unsigned>(size) : 64;
-      const unsigned high_bits = size < 8 ? 0 : 8 * static_cast<unsigned>(size - 8);
-      key.low &= low_bits == 64 ? UINT64_MAX : (uint64_t{1} << low_bits) - 1;
-      key.high &= (uint64_t{1} << high_bits) - 1;
+      key.low &= kMasks.of[size].low;
+      key.high &= kMasks.of[size].high;
     } else {
       std::memcpy(&key, p, size);
     }
@@ -54,20 +67,28 @@ class PieceCache {
     return key;
   }
 
-  // Null if absent. Each set has two slots.
-  const ShortSlot* find_short(const ShortKey& key) const {
-    const ShortSlot* set = &short_[short_set(key)];
-    if (set[0].key == key) return set;
-    return set[1].key == key ? set + 1 : nullptr;
+  // Where a short piece is kept; for prefetch_short and find_short. Each set has two slots.
+  static size_t short_set(const ShortKey& key) {
+    uint64_t hash = (key.low ^ (key.high * kMultiplier)) * kMultiplier;
+    hash ^= hash >> 32;
+    return (hash * kMultiplier >> 40) & (kShortSlots - 2);
+  }
+  void prefetch_short(size_t set) const { __builtin_prefetch(&short_[set]); }
+
+  // Null if absent.
+  const ShortSlot* find_short(const ShortKey& key, size_t set) const {
+    const ShortSlot* slots = &short_[set];
+    if (slots[0].key == key) return slots;
+    return slots[1].key == key ? slots + 1 : nullptr;
   }
 
   // count <= kShortIds. The newest piece stands first; the older one of the set makes room.
   void put_short(const ShortKey& key, const int32_t* ids, size_t count) {
-    ShortSlot* set = &short_[short_set(key)];
-    set[1] = set[0];
-    set[0].key = key;
-    std::memcpy(set[0].ids, ids, count * sizeof(int32_t));
-    set[0].count = static_cast<int32_t>(count);
+    ShortSlot* slots = &short_[short_set(key)];
+    slots[1] = slots[0];
+    slots[0].key = key;
+    std::memcpy(slots[0].ids, ids, count * sizeof(int32_t));
+    slots[0].count = static_cast<int32_t>(count);
   }
 
   // size <= kLongBytes. Null if absent.
@@ -86,16 +107,10 @@ class PieceCache {
   }
 
  private:
-  // 1 MB and 256 KB: about the second-level cache of one core.
-  static constexpr size_t kShortSlots = 1 << 15;
+  // 4 MB and 256 KB.
+  static constexpr size_t kShortSlots = 1 << 17;
   static constexpr size_t kLongSlots = 1 << 11;
   static constexpr uint64_t kMultiplier = 0x9E3779B97F4A7C15u;  // 2^64 / golden ratio
-
-  static size_t short_set(const ShortKey& key) {
-    uint64_t hash = (key.low ^ (key.high * kMultiplier)) * kMultiplier;
-    hash ^= hash >> 32;
-    return (hash * kMultiplier >> 40) & (kShortSlots - 2);
-  }
 
   static size_t long_index(const uint8_t* p, size_t size) {
     uint64_t hash = size;
@@ -111,8 +126,24 @@ class PieceCache {
     return hash >> 40 & (kLongSlots - 1);
   }
 
-  std::unique_ptr<ShortSlot[]> short_;
-  std::unique_ptr<LongSlot[]> long_;
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+  template <class Slot>
+  using Slots = std::unique_ptr<Slot[], Free>;
+
+  // Memory from calloc is not touched, so a process that encodes little pays for little.
+  template <class Slot>
+  static Slots<Slot> zeroed(size_t count) {
+    void* memory = std::calloc(count, sizeof(Slot));
+    if (!memory) throw std::bad_alloc();
+    return Slots<Slot>(static_cast<Slot*>(memory));
+  }
+
+  Slots<ShortSlot> short_;
+  Slots<LongSlot> long_;
 };
+
+inline constexpr PieceCache::Masks PieceCache::kMasks = PieceCache::make_masks();
 
 }  // namespace gpt2kit

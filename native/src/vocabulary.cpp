@@ -1,6 +1,7 @@
 #include "vocabulary.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace gpt2kit {
 namespace {
@@ -30,19 +31,21 @@ constexpr ByteAlphabet make_byte_alphabet() {
 constexpr ByteAlphabet kAlphabet = make_byte_alphabet();
 static_assert(kAlphabet.to_char[' '] == 0x120 && kAlphabet.to_char[0xAD] == 323);
 
-uint64_t hash_text(std::string_view text) {
-  uint64_t hash = 0xCBF29CE484222325u ^ text.size();
+uint32_t hash_text(std::string_view text) {
+  constexpr uint64_t kMultiplier = 0x9E3779B97F4A7C15u;
+  uint64_t hash = text.size();
   size_t i = 0;
   for (; i + 8 <= text.size(); i += 8) {
     uint64_t word;
-    __builtin_memcpy(&word, text.data() + i, 8);
-    hash = (hash ^ word) * 0x9E3779B97F4A7C15u;
-    hash ^= hash >> 29;
+    std::memcpy(&word, text.data() + i, 8);
+    hash = (hash ^ word) * kMultiplier;
+    hash ^= hash >> 32;
   }
   uint64_t word = 0;
-  __builtin_memcpy(&word, text.data() + i, text.size() - i);
-  hash = (hash ^ word) * 0x9E3779B97F4A7C15u;
-  return hash ^ hash >> 32;
+  std::memcpy(&word, text.data() + i, text.size() - i);
+  hash = (hash ^ word) * kMultiplier;
+  hash ^= hash >> 32;  // a product's lower bits know nothing of the factors' higher ones
+  return static_cast<uint32_t>(hash * kMultiplier >> 32);
 }
 
 uint64_t hash_pair(uint64_t key) {
@@ -90,6 +93,8 @@ Vocabulary::Vocabulary(std::string_view vocab_json, std::string_view merges, boo
   if (vocab_json.size() > kMaxFileBytes || merges.size() > kMaxFileBytes)
     throw VocabularyError("larger than 256 MiB; GPT-2's vocabulary has 1 MB");
   read_tokens(vocab_json);
+  pending_.resize(kMaxPending);
+  merges_.reserve(merges.size() / 8);
   if (merges_are_json) {
     read_merges_json(merges);
   } else {
@@ -100,37 +105,47 @@ Vocabulary::Vocabulary(std::string_view vocab_json, std::string_view merges, boo
 
 void Vocabulary::read_tokens(std::string_view json) {
   JsonReader reader(json);
+  std::vector<NameSlot> tokens;
+  tokens.reserve(json.size() / 16);
   arena_.reserve(json.size());
+  int32_t max_id = kNoToken;
   reader.expect('{');
   if (!reader.take('}')) {
-    // An entry takes at least five bytes ("":0,), which bounds the table before it is allocated.
-    name_slots_.assign(table_size(json.size() / 12 + 16), kNoToken);
     do {
       const std::string_view name = reader.string();
-      const auto begin = static_cast<uint32_t>(arena_.size());
+      NameSlot token;
+      token.name = {static_cast<uint32_t>(arena_.size()), static_cast<uint32_t>(name.size())};
+      token.hash = hash_text(name);
       arena_ += name;
-      names_.push_back({begin, static_cast<uint32_t>(name.size())});
       reader.expect(':');
-      const uint32_t id = reader.integer(kMaxTokenId, "the id");
-      add_token(view(names_.back()), id);
+      token.id = static_cast<int32_t>(reader.integer(kMaxTokenId, "the id"));
+      max_id = std::max(max_id, token.id);
+      tokens.push_back(token);
     } while (reader.take(','));
     reader.expect('}');
   }
   reader.expect_end();
-  if (names_.empty()) throw VocabularyError("the vocabulary has no tokens");
+  if (tokens.empty()) throw VocabularyError("the vocabulary has no tokens");
 
-  entry_of_id_.assign(static_cast<size_t>(*std::max_element(ids_.begin(), ids_.end())) + 1, kNoToken);
-  bytes_.reserve(names_.size());
+  num_tokens_ = tokens.size();
+  name_slots_.resize(table_size(num_tokens_));
+  name_of_id_.resize(static_cast<size_t>(max_id) + 1);
+  bytes_of_id_.resize(name_of_id_.size());
   std::string spelt;
-  for (size_t entry = 0; entry < names_.size(); ++entry) {
-    int32_t& owner = entry_of_id_[static_cast<size_t>(ids_[entry])];
-    if (owner != kNoToken)
-      throw VocabularyError("tokens " + quoted(view(names_[static_cast<size_t>(owner)])) + " and " +
-                            quoted(view(names_[entry])) + " have the same id " + std::to_string(ids_[entry]));
-    owner = static_cast<int32_t>(entry);
+  for (const NameSlot& token : tokens) {
+    const std::string_view name = view(token.name);
+    NameSlot& slot = name_slots_[name_slot(name, token.hash)];
+    if (slot.id != kNoToken) throw VocabularyError("token " + quoted(name) + " appears twice");
+    slot = token;
+    Text& owner = name_of_id_[static_cast<size_t>(token.id)];
+    if (owner.begin != kHole)
+      throw VocabularyError("tokens " + quoted(view(owner)) + " and " + quoted(name) + " have the same id " +
+                            std::to_string(token.id));
+    owner = token.name;
     spelt.clear();
-    append_spelt_bytes(spelt, view(names_[entry]));
-    bytes_.push_back({static_cast<uint32_t>(arena_.size()), static_cast<uint32_t>(spelt.size())});
+    append_spelt_bytes(spelt, name);
+    bytes_of_id_[static_cast<size_t>(token.id)] = {static_cast<uint32_t>(arena_.size()),
+                                                   static_cast<uint32_t>(spelt.size())};
     arena_ += spelt;
   }
   for (int byte = 0; byte < 256; ++byte) {
@@ -140,22 +155,12 @@ void Vocabulary::read_tokens(std::string_view json) {
   }
 }
 
-void Vocabulary::add_token(std::string_view name, uint32_t id) {
-  if (names_.size() * 2 > name_slots_.size()) {
-    name_slots_.assign(name_slots_.size() * 2, kNoToken);
-    for (size_t entry = 0; entry + 1 < names_.size(); ++entry)
-      name_slots_[name_slot(view(names_[entry]))] = static_cast<int32_t>(entry);
-  }
-  int32_t& slot = name_slots_[name_slot(name)];
-  if (slot != kNoToken) throw VocabularyError("token " + quoted(name) + " appears twice");
-  slot = static_cast<int32_t>(names_.size()) - 1;
-  ids_.push_back(static_cast<int32_t>(id));
-}
-
-size_t Vocabulary::name_slot(std::string_view name) const {
+// The slot of a name, or the empty one where it would go.
+size_t Vocabulary::name_slot(std::string_view name, uint32_t hash) const {
   const size_t mask = name_slots_.size() - 1;
-  size_t slot = hash_text(name) & mask;
-  while (name_slots_[slot] != kNoToken && view(names_[static_cast<size_t>(name_slots_[slot])]) != name)
+  size_t slot = hash & mask;
+  while (name_slots_[slot].id != kNoToken &&
+         (name_slots_[slot].hash != hash || view(name_slots_[slot].name) != name))
     slot = (slot + 1) & mask;
   return slot;
 }
@@ -195,8 +200,8 @@ void Vocabulary::read_merges_json(std::string_view json) {
       const std::string_view pair = reader.string();
       const size_t space = pair.find(' ');
       if (space == std::string_view::npos)
-        throw VocabularyError("merge " + std::to_string(merges_.size()) + " is " + quoted(pair) +
-                              ", not two tokens with a space between them");
+        throw VocabularyError("merge " + std::to_string(merges_.size() + num_pending_) + " is " +
+                              quoted(pair) + ", not two tokens with a space between them");
       add_merge(pair.substr(0, space), pair.substr(space + 1));
     } while (reader.take(','));
     reader.expect(']');
@@ -204,22 +209,40 @@ void Vocabulary::read_merges_json(std::string_view json) {
   reader.expect_end();
 }
 
+// Merges wait until there are a few of them, so that the look-ups' cache misses overlap.
 void Vocabulary::add_merge(std::string_view left, std::string_view right) {
-  const int32_t left_id = find(left);
-  const int32_t right_id = find(right);
-  std::string both(left);
-  both += right;
-  const int32_t id = find(both);
-  if (left_id == kNoToken || right_id == kNoToken || id == kNoToken) {
-    const std::string_view missing = left_id == kNoToken ? left : right_id == kNoToken ? right : both;
-    throw VocabularyError("merge " + std::to_string(merges_.size()) + " (" + quoted(left) + " + " +
-                          quoted(right) + ") needs the token " + quoted(missing) +
-                          ", which the vocabulary does not have");
+  PendingMerge& merge = pending_[num_pending_++];
+  merge.both.assign(left).append(right);
+  merge.left_size = left.size();
+  const std::string_view names[3] = {left, right, merge.both};
+  for (int i = 0; i < 3; ++i) {
+    merge.hashes[i] = hash_text(names[i]);
+    __builtin_prefetch(&name_slots_[merge.hashes[i] & (name_slots_.size() - 1)]);
   }
-  merges_.push_back({pair_key(left_id, right_id), {static_cast<uint32_t>(merges_.size()), id}});
+  if (num_pending_ == kMaxPending) place_pending_merges();
+}
+
+void Vocabulary::place_pending_merges() {
+  for (size_t i = 0; i < num_pending_; ++i) {
+    const PendingMerge& merge = pending_[i];
+    const std::string_view both = merge.both;
+    const std::string_view names[3] = {both.substr(0, merge.left_size), both.substr(merge.left_size), both};
+    int32_t ids[3];
+    for (int k = 0; k < 3; ++k) {
+      ids[k] = name_slots_[name_slot(names[k], merge.hashes[k])].id;
+      if (ids[k] == kNoToken)
+        throw VocabularyError("merge " + std::to_string(merges_.size()) + " (" + quoted(names[0]) + " + " +
+                              quoted(names[1]) + ") needs the token " + quoted(names[k]) +
+                              ", which the vocabulary does not have");
+    }
+    merges_.push_back({pair_key(ids[0], ids[1]), {static_cast<uint32_t>(merges_.size()), ids[2]}});
+  }
+  num_pending_ = 0;
 }
 
 void Vocabulary::build_pairs() {
+  place_pending_merges();
+  pending_ = {};
   pairs_.assign(table_size(merges_.size()), {kEmptyKey, {}});
   const size_t mask = pairs_.size() - 1;
   for (const PairSlot& merge : merges_) {
@@ -231,12 +254,11 @@ void Vocabulary::build_pairs() {
 }
 
 bool Vocabulary::has_id(int64_t id) const {
-  return id >= 0 && id <= max_id() && entry_of_id_[static_cast<size_t>(id)] != kNoToken;
+  return id >= 0 && id <= max_id() && name_of_id_[static_cast<size_t>(id)].begin != kHole;
 }
 
 int32_t Vocabulary::find(std::string_view name) const {
-  const int32_t entry = name_slots_[name_slot(name)];
-  return entry == kNoToken ? kNoToken : ids_[static_cast<size_t>(entry)];
+  return name_slots_[name_slot(name, hash_text(name))].id;
 }
 
 int32_t Vocabulary::find_bytes(std::string_view bytes) const {
@@ -245,13 +267,9 @@ int32_t Vocabulary::find_bytes(std::string_view bytes) const {
   return find(name);
 }
 
-std::string_view Vocabulary::name(int32_t id) const {
-  return view(names_[static_cast<size_t>(entry_of_id_[static_cast<size_t>(id)])]);
-}
+std::string_view Vocabulary::name(int32_t id) const { return view(name_of_id_[static_cast<size_t>(id)]); }
 
-std::string_view Vocabulary::bytes(int32_t id) const {
-  return view(bytes_[static_cast<size_t>(entry_of_id_[static_cast<size_t>(id)])]);
-}
+std::string_view Vocabulary::bytes(int32_t id) const { return view(bytes_of_id_[static_cast<size_t>(id)]); }
 
 Merge Vocabulary::merge(int32_t left, int32_t right) const {
   const uint64_t key = pair_key(left, right);

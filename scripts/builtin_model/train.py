@@ -4,8 +4,9 @@ Reads <data>/ids/*.npy (see train_tokenizer.py), writes to <out>:
 
     log.jsonl        one line a report: time, step, tokens, loss, learning rate, bits per byte
     state.pt         everything to go on from; written every --save-every seconds; read if it is there
-    model.pt         float32 weights, at the end
+    model/           config.json and float32 weights, at the end
 
+Most of the run sees short windows, which are cheaper; the last part sees whole ones of n_positions.
 The learning rate follows the clock: warm-up, flat, then a linear descent that ends at zero when the time is
 up, so a busy machine trains on fewer tokens but never stops half-way down.
 """
@@ -16,7 +17,6 @@ import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from muon import Muon
 from replica import Replica
 from torch import Tensor
 
+from gpt2kit.checkpoint import save_checkpoint
 from gpt2kit.config import GPT2Config
 from gpt2kit.model import GPT2Model
 
@@ -36,6 +37,7 @@ MUON_LEARNING_RATE = 0.02
 ADAM_LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 0.05
 WARM_UP, COOL_DOWN = 0.01, 0.5  # fractions of the run
+SHORT_WINDOW, SHORT_PHASE = 256, 0.7  # tokens; fraction of the run
 MAX_GRADIENT_NORM = 1.0
 MONITOR_TOKENS = 16384
 
@@ -50,8 +52,8 @@ def main() -> None:
     parser.add_argument("--n-layer", type=int, default=6)
     parser.add_argument("--n-head", type=int, default=4)
     parser.add_argument("--n-positions", type=int, default=512)
-    parser.add_argument("--micro-batch", type=int, default=4, help="windows that a thread takes at a time")
-    parser.add_argument("--batch", type=int, default=16, help="windows a step")
+    parser.add_argument("--micro-batch", type=int, default=2048, help="tokens that a thread takes at a time")
+    parser.add_argument("--batch", type=int, default=8192, help="tokens a step")
     parser.add_argument("--save-every", type=float, default=300.0, help="seconds")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
@@ -92,19 +94,24 @@ class Trainer:
         adam_tensors = [self.masters[n] for n in self.adam_names]
         self.adam = torch.optim.AdamW(adam_tensors, lr=0.0, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
         self.monitor = {name: self._monitored(name) for name in HELD_OUT}
-        self.step, self.seconds, self.epoch, self.window = 0, 0.0, 0, 0
+        self.step, self.tokens, self.seconds = 0, 0, 0.0
+        # Where in the data: windows taken of this epoch's windows of this length.
+        self.epoch, self.window, self.window_length = 0, 0, 0
 
     def run(self) -> None:
         state_path = self.arguments.out / "state.pt"
         if state_path.exists():
             self.load_state(torch.load(state_path, weights_only=True))
         budget = self.arguments.minutes * 60
-        windows = self.windows()
-        last_save = started = time.monotonic() - self.seconds
+        started, last_save = time.monotonic() - self.seconds, time.monotonic()
         last_report, tokens_then, losses = self.seconds, self.tokens, []
         while self.seconds < budget:
-            rate = learning_rate_factor(self.seconds / budget)
-            losses.append(self.train_step([next(windows) for _ in range(self.arguments.batch)], rate))
+            progress = self.seconds / budget
+            short = min(SHORT_WINDOW, self.config.n_positions)
+            self.set_window_length(short if progress < SHORT_PHASE else self.config.n_positions)
+            rate = learning_rate_factor(progress)
+            batch = [next(self.stream) for _ in range(self.arguments.batch // self.window_length)]
+            losses.append(self.train_step(batch, rate))
             self.seconds = time.monotonic() - started
             if self.step % 50 == 0:
                 speed = (self.tokens - tokens_then) / (self.seconds - last_report)
@@ -116,17 +123,14 @@ class Trainer:
                 state_path.with_suffix(".tmp").replace(state_path)
                 last_save = time.monotonic()
         self.log(**self.bits_per_byte())
-        torch.save({"config": asdict(self.config), "weights": self.masters}, self.arguments.out / "model.pt")
-
-    @property
-    def tokens(self) -> int:
-        return self.step * self.arguments.batch * self.config.n_positions
+        weights = {name: master.numpy() for name, master in self.masters.items()}
+        save_checkpoint(self.arguments.out / "model", weights, self.config)
 
     def train_step(self, windows: list[Tensor], rate: float) -> float:
         """Forward, backward and update on one batch; return the mean loss in nats."""
-        size = self.arguments.micro_batch
+        size = max(1, self.arguments.micro_batch // self.window_length)
         batches = [torch.stack(windows[i : i + size]) for i in range(0, len(windows), size)]
-        num_tokens = len(windows) * self.config.n_positions
+        num_tokens = len(windows) * self.window_length
 
         def work(replica: Replica) -> None:
             while True:
@@ -142,6 +146,7 @@ class Trainer:
         for replica in self.replicas:
             replica.loss_sum = 0.0
         self.step += 1
+        self.tokens += num_tokens
         return loss
 
     @torch.no_grad()
@@ -167,9 +172,17 @@ class Trainer:
             for gradient in replica.gradients:
                 gradient.zero_()
 
-    def windows(self) -> Iterator[Tensor]:
-        """Yield (n_positions + 1,) ids for ever, from where the state says."""
-        length = self.config.n_positions
+    def set_window_length(self, length: int) -> None:
+        """Begin a new epoch with windows of another length, if it is another."""
+        if length != self.window_length:
+            if self.window_length:
+                self.epoch, self.window = self.epoch + 1, 0
+            self.window_length = length
+            self.stream = self._windows()
+
+    def _windows(self) -> Iterator[Tensor]:
+        """Yield (window_length + 1,) ids for ever, from where the state says."""
+        length = self.window_length
         while True:
             order = random.Random(f"{self.arguments.seed} {self.epoch}")
             stream = self._epoch_stream(order)
@@ -198,14 +211,10 @@ class Trainer:
 
     def bits_per_byte(self) -> dict[str, float]:
         trunk = self.replicas[0].model.eval()
-        bits = {
-            name: total_bits(trunk, ids, len_) / size for name, (ids, size), len_ in self._monitor_items()
-        }
+        length = self.window_length
+        bits = {name: total_bits(trunk, ids, length) / size for name, (ids, size) in self.monitor.items()}
         trunk.train()
         return {f"{name}_bits_per_byte": round(value, 4) for name, value in bits.items()}
-
-    def _monitor_items(self) -> list[tuple[str, tuple[Tensor, float], int]]:
-        return [(name, item, self.config.n_positions) for name, item in self.monitor.items()]
 
     def log(self, **values: float) -> None:
         line = {"seconds": round(self.seconds, 1), "step": self.step, "tokens": self.tokens, **values}
@@ -217,7 +226,7 @@ class Trainer:
             "masters": self.masters,
             "muon": [muon.velocities for muon in self.muons],
             "adam": self.adam.state_dict(),
-            "progress": [self.step, self.seconds, self.epoch, self.window],
+            "progress": [self.step, self.tokens, self.seconds, self.epoch, self.window, self.window_length],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -229,7 +238,8 @@ class Trainer:
         for muon, velocities in zip(self.muons, state["muon"], strict=True):
             muon.velocities = velocities
         self.adam.load_state_dict(state["adam"])
-        self.step, self.seconds, self.epoch, self.window = state["progress"]
+        self.step, self.tokens, self.seconds, self.epoch, self.window, self.window_length = state["progress"]
+        self.stream = self._windows()
 
 
 def learning_rate_factor(progress: float) -> float:

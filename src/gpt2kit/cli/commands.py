@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
 import click
 
 import gpt2kit
+from gpt2kit.cli.console import OutputClosed
 
 # Name -> where the click command is, and its line in the help.
 COMMANDS = {
@@ -33,10 +37,29 @@ class CommandTable(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the arguments and print help; see _named_pipe_failure."""
+        with _named_pipe_failure():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; see _named_pipe_failure."""
+        with _named_pipe_failure():
+            return super().invoke(ctx)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from the table, importing none of them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@contextmanager
+def _named_pipe_failure() -> Iterator[None]:
+    """Give a closed pipe a name of ours; click would end the process with exit code 1."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise OutputClosed from error
 
 
 @click.command(

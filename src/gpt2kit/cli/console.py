@@ -6,18 +6,20 @@ import json
 import os
 import sys
 import unicodedata
-import warnings
 from typing import Any, TextIO
 
 _NAME = "gpt2kit"
 
 
+class OutputClosed(Exception):
+    """The reader of the output has gone, as in `gpt2kit ... | head -1`."""
+
+
 def set_up_streams() -> None:
-    """Let output never fail on a character the terminal cannot show, and turn warnings into notices."""
+    """Let output never fail on a character that its encoding does not have."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    warnings.showwarning = lambda message, *args, **kwargs: notice(str(message))
 
 
 def notice(message: str) -> None:

@@ -23,36 +23,36 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; `args` default to those of the process."""
     arguments = list(sys.argv[1:] if args is None else args)
     try:
-        code = _run(arguments)
-        sys.stdout.flush()
-        return code
+        return _run(arguments)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        _discard_output()
-        return BROKEN_PIPE
+    finally:
+        _drop_unwritable_output()
 
 
 def _run(arguments: list[str]) -> int:
+    import warnings
+
     import click
 
-    from gpt2kit.cli.console import complain, set_up_streams
+    from gpt2kit.cli.console import OutputClosed, complain, notice, set_up_streams
     from gpt2kit.errors import GPT2Error
 
     set_up_streams()
-    is_debug = "--debug" in arguments or os.environ.get("GPT2KIT_DEBUG", "").lower() in (
-        "1",
-        "on",
-        "yes",
-        "true",
-    )
+    asked = os.environ.get("GPT2KIT_DEBUG", "").lower()
+    is_debug = "--debug" in arguments or asked in ("1", "on", "yes", "true")
     try:
         from gpt2kit.cli.commands import cli
 
-        result = cli.main(arguments, prog_name="gpt2kit", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *args, **kwargs: notice(str(message))
+            result = cli.main(arguments, prog_name="gpt2kit", standalone_mode=False)
+        sys.stdout.flush()
         return result if isinstance(result, int) else OK
     except click.Abort:
         return INTERRUPTED
+    except (OutputClosed, BrokenPipeError):
+        return BROKEN_PIPE
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx is not None else "gpt2kit"
         complain(f"{error.format_message().rstrip('.')}; see '{path} --help'", path=path)
@@ -60,8 +60,6 @@ def _run(arguments: list[str]) -> int:
     except click.ClickException as error:
         complain(error.format_message())
         return FAILURE
-    except (KeyboardInterrupt, BrokenPipeError):
-        raise
     except Exception as error:
         if is_debug:
             import traceback
@@ -77,12 +75,12 @@ def _run(arguments: list[str]) -> int:
         return FAILURE
 
 
-def _discard_output() -> None:
-    """Send what is still buffered to nowhere, so that Python does not complain at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+def _drop_unwritable_output() -> None:
+    """Send output that cannot be written to nowhere, so that Python does not complain about it at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+            os.close(nowhere)

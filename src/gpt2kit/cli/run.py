@@ -210,7 +210,7 @@ def _report(
     num_prompt, num_new = rows[0].num_prompt_tokens, sum(len(row.ids) for row in rows)
     return {
         "model": model,
-        "engine": type(pipe.engine).__name__,
+        "engine": _engine_name(pipe),
         "prompt": prompt,
         "seed": rows[0].seed,
         "choices": [
@@ -237,7 +237,7 @@ def _print_timings(rows: list[Generated], pipe: TextGenerationPipeline, clock: _
     num_prompt = rows[0].num_prompt_tokens
     num_later = clock.num_tokens - 1
     lines = {
-        "engine": type(pipe.engine).__name__,
+        "engine": _engine_name(pipe),
         "seed": str(rows[0].seed),
         "finish reason": ", ".join(row.finish_reason for row in rows),
         "total duration": f"{seconds['total_s']:.3f} s",
@@ -251,6 +251,10 @@ def _print_timings(rows: list[Generated], pipe: TextGenerationPipeline, clock: _
     }
     for name, value in lines.items():
         click.echo(f"{name + ':':<22}{value}", err=True)
+
+
+def _engine_name(pipe: TextGenerationPipeline) -> str:
+    return type(pipe.engine).__name__.removesuffix("Engine").lower()
 
 
 def _rate(count: int, seconds: float) -> str:

@@ -7,7 +7,7 @@ work.
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Sequence
 
 from gpt2kit.errors import GenerationError
@@ -57,7 +57,7 @@ def seeds_for(seed: int | Sequence[int] | None, num_prompts: int) -> list[int]:
     Raises GenerationError for a seed outside 0 .. 2**64-1 or a list of another length.
     """
     if seed is None:
-        return [secrets.randbits(64) for _ in range(num_prompts)]
+        return [_fresh_seed() for _ in range(num_prompts)]
     if isinstance(seed, Sequence):
         if len(seed) != num_prompts:
             raise GenerationError(
@@ -65,6 +65,11 @@ def seeds_for(seed: int | Sequence[int] | None, num_prompts: int) -> list[int]:
             )
         return [_checked_seed(value) for value in seed]
     return [_checked_seed(seed)] * num_prompts
+
+
+def _fresh_seed() -> int:
+    """Draw 53 random bits: every JSON reader keeps such a number exactly."""
+    return int.from_bytes(os.urandom(8), "little") >> 11
 
 
 def _checked_seed(seed: object) -> int:

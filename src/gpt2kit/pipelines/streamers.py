@@ -30,7 +30,7 @@ class TextStreamer:
     """
 
     def __init__(
-        self, tokenizer: Any, skip_prompt: bool = False, *, skip_special_tokens: bool = True
+        self, tokenizer: Any, skip_prompt: bool = False, *, skip_special_tokens: bool = False
     ) -> None:
         self.tokenizer = tokenizer
         self.skip_prompt = skip_prompt
@@ -80,7 +80,7 @@ class TextIteratorStreamer(TextStreamer):
         skip_prompt: bool = False,
         timeout: float | None = None,
         *,
-        skip_special_tokens: bool = True,
+        skip_special_tokens: bool = False,
     ) -> None:
         super().__init__(tokenizer, skip_prompt, skip_special_tokens=skip_special_tokens)
         self.timeout = timeout

@@ -10,4 +10,11 @@ from gpt2kit.tokenizer.batch_encoding import BatchEncoding
 from gpt2kit.tokenizer.gpt2 import GPT2Tokenizer, GPT2TokenizerFast
 from gpt2kit.tokenizer.stream import StreamDecoder
 
-__all__ = ["AddedToken", "AutoTokenizer", "BatchEncoding", "GPT2Tokenizer", "GPT2TokenizerFast", "StreamDecoder"]
+__all__ = [
+    "AddedToken",
+    "AutoTokenizer",
+    "BatchEncoding",
+    "GPT2Tokenizer",
+    "GPT2TokenizerFast",
+    "StreamDecoder",
+]

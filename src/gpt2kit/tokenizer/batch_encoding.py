@@ -79,12 +79,16 @@ class BatchEncoding(UserDict[Any, Any]):
 
     def __getattr__(self, name: str) -> Any:
         if name == "data" or name not in self.data:  # "data" is absent while unpickling
-            raise AttributeError(f"this BatchEncoding has no {name!r}; it has {sorted(self.__dict__.get('data', ()))}")
+            raise AttributeError(
+                f"this BatchEncoding has no {name!r}; it has {sorted(self.__dict__.get('data', ()))}"
+            )
         return self.data[name]
 
     def _at(self, batch_index: int) -> Encoding:
         if not self._encodings:
-            raise TokenizerError("this BatchEncoding was not made by a tokenizer, so it does not know its text")
+            raise TokenizerError(
+                "this BatchEncoding was not made by a tokenizer, so it does not know its text"
+            )
         return self._encodings[batch_index]
 
     def tokens(self, batch_index: int = 0) -> list[str | None]:
@@ -148,14 +152,18 @@ class BatchEncoding(UserDict[Any, Any]):
     def _index(self, batch_or_index: int, index: int | None) -> tuple[Encoding, int]:
         return (self._at(0), batch_or_index) if index is None else (self._at(batch_or_index), index)
 
-    def convert_to_tensors(self, tensor_type: str | None = None, prepend_batch_axis: bool = False) -> BatchEncoding:
+    def convert_to_tensors(
+        self, tensor_type: str | None = None, prepend_batch_axis: bool = False
+    ) -> BatchEncoding:
         """Turn the values into tensors in place: "np" NumPy, "pt" PyTorch, None leaves lists.
 
         Raises TokenizerError if the rows of a value differ in length.
         """
         if tensor_type is None:
             return self
-        kind = getattr(tensor_type, "value", tensor_type)  # Transformers' TensorType is an enum of these strings
+        kind = getattr(
+            tensor_type, "value", tensor_type
+        )  # Transformers' TensorType is an enum of these strings
         make, is_tensor = _tensor_functions(kind)
         for key, value in self.data.items():
             value = [value] if prepend_batch_axis else value
@@ -173,7 +181,9 @@ class BatchEncoding(UserDict[Any, Any]):
     def to(self, device: str | int | torch.device, *, non_blocking: bool = False) -> BatchEncoding:
         """Move the PyTorch tensors among the values to a device, in place."""
         self.data = {
-            key: value.to(device=device, non_blocking=non_blocking) if callable(getattr(value, "to", None)) else value
+            key: value.to(device=device, non_blocking=non_blocking)
+            if callable(getattr(value, "to", None))
+            else value
             for key, value in self.data.items()
         }
         return self

@@ -59,7 +59,9 @@ def merge(symbols: list[str], ranks: Mapping[tuple[str, str], int]) -> list[str]
     symbols = list(symbols)
     while True:
         candidates = [
-            (ranks[pair], i) for i, pair in enumerate(zip(symbols, symbols[1:], strict=False)) if pair in ranks
+            (ranks[pair], i)
+            for i, pair in enumerate(zip(symbols, symbols[1:], strict=False))
+            if pair in ranks
         ]
         if not candidates:
             return symbols

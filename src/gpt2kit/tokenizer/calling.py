@@ -77,17 +77,23 @@ def resolve_lengths(
 ) -> Lengths:
     """Fill in the defaults of padding, truncation and max_length, and check that they fit together."""
     padding, truncation = getattr(padding, "value", padding), getattr(truncation, "value", truncation)
-    if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 0):
+    if max_length is not None and (
+        isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 0
+    ):
         raise TokenizerError(f"max_length is {max_length!r}; it must be an integer from 0 up, or None")
     if max_length is not None and padding is False and truncation is None:
         truncation = "longest_first"  # max_length alone asks for truncation
     padding = {True: "longest", False: "do_not_pad", None: "do_not_pad"}.get(padding, padding)
     no_truncation = truncation in (None, False, "do_not_truncate")
-    truncation = {True: "longest_first", False: "do_not_truncate", None: "do_not_truncate"}.get(truncation, truncation)
+    truncation = {True: "longest_first", False: "do_not_truncate", None: "do_not_truncate"}.get(
+        truncation, truncation
+    )
     if padding not in PADDING:
         raise TokenizerError(f"padding is {padding!r}; it may be True, False or one of {sorted(PADDING)}")
     if truncation not in TRUNCATION:
-        raise TokenizerError(f"truncation is {truncation!r}; it may be True, False or one of {sorted(TRUNCATION)}")
+        raise TokenizerError(
+            f"truncation is {truncation!r}; it may be True, False or one of {sorted(TRUNCATION)}"
+        )
     if padding == "longest" and max_length is not None and no_truncation and verbose:
         warnings.warn(
             "max_length is not used: padding is 'longest' and nothing is truncated; padding='max_length' pads to it",
@@ -106,7 +112,9 @@ def resolve_lengths(
             "tokenizer.add_special_tokens({'pad_token': '[PAD]'})"
         )
     if pad_to_multiple_of is not None and (not isinstance(pad_to_multiple_of, int) or pad_to_multiple_of < 1):
-        raise TokenizerError(f"pad_to_multiple_of is {pad_to_multiple_of!r}; it must be a positive integer or None")
+        raise TokenizerError(
+            f"pad_to_multiple_of is {pad_to_multiple_of!r}; it must be a positive integer or None"
+        )
     both = padding != "do_not_pad" and truncation != "do_not_truncate"
     if both and pad_to_multiple_of and max_length is not None and max_length % pad_to_multiple_of:
         raise TokenizerError(
@@ -128,7 +136,9 @@ def split_samples(text: Any, text_pair: Any, is_split_into_words: bool) -> tuple
         samples = [_split_pair(item, is_split_into_words) for item in text]
     elif isinstance(text_pair, str) or len(text_pair) != len(text):
         count = 1 if isinstance(text_pair, str) else len(text_pair)
-        raise TokenizerError(f"text has {len(text)} samples and text_pair has {count}; they must have equally many")
+        raise TokenizerError(
+            f"text has {len(text)} samples and text_pair has {count}; they must have equally many"
+        )
     else:
         samples = list(zip(text, text_pair, strict=True))
     for sample in samples:
@@ -149,7 +159,11 @@ def _split_pair(item: Any, is_split_into_words: bool) -> Sample:
 def _check_sequence(sequence: Any, is_split_into_words: bool) -> None:
     if not is_split_into_words and isinstance(sequence, str):
         return
-    if is_split_into_words and isinstance(sequence, (list, tuple)) and all(isinstance(w, str) for w in sequence):
+    if (
+        is_split_into_words
+        and isinstance(sequence, (list, tuple))
+        and all(isinstance(w, str) for w in sequence)
+    ):
         return
     wanted = "a list of str (the words of a text)" if is_split_into_words else "a str"
     hint = "; decode bytes first" if isinstance(sequence, (bytes, bytearray)) else ""
@@ -199,7 +213,14 @@ def _encode_samples(
         second_row = None if second is None else row + 1
         encodings.append(
             _sample_encoding(
-                rows, row, second_row, template, lengths, options.stride, tokenizer.truncation_side, options.add_special_tokens
+                rows,
+                row,
+                second_row,
+                template,
+                lengths,
+                options.stride,
+                tokenizer.truncation_side,
+                options.add_special_tokens,
             )
         )
         row += 1 if second is None else 2
@@ -221,7 +242,9 @@ def _sample_encoding(
     if lengths.truncation != "do_not_truncate" and lengths.max_length is not None:
         num_special = template.num_special(second is not None) if add_special_tokens else 0
         if lengths.max_length < num_special:
-            raise TokenizerError(f"max_length is {lengths.max_length}, less than the {num_special} special tokens")
+            raise TokenizerError(
+                f"max_length is {lengths.max_length}, less than the {num_special} special tokens"
+            )
         kept = target_sizes(*sizes, lengths.max_length - num_special, lengths.truncation)
     first_windows = windows(sizes[0], kept[0], stride, side)
     second_windows: list[Range | None] = [None]

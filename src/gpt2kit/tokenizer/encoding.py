@@ -186,7 +186,9 @@ class Encoding:
     def sequence_ids(self) -> list[int | None]:
         """Which sequence a token is of: 0, 1 or None."""
         return [
-            part.sequence if isinstance(part, Stretch) else None for part in self.parts for _ in range(_size(part))
+            part.sequence if isinstance(part, Stretch) else None
+            for part in self.parts
+            for _ in range(_size(part))
         ]
 
     @property

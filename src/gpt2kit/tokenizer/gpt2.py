@@ -15,10 +15,20 @@ from gpt2kit._native import Bpe
 from gpt2kit.errors import TokenizerError
 from gpt2kit.tokenizer.added_token import AddedToken, as_added_token
 from gpt2kit.tokenizer.batch_encoding import BatchEncoding
-from gpt2kit.tokenizer.bpe import token_bytes
 from gpt2kit.tokenizer.calling import CallOptions, encode_batch, num_threads
+from gpt2kit.tokenizer.chat import apply_chat_template, get_chat_template, parse_response
+from gpt2kit.tokenizer.decoding import batch_decode, convert_tokens_to_string, decode, decode_bytes
+from gpt2kit.tokenizer.loading import load_tokenizer
+from gpt2kit.tokenizer.padding import pad
+from gpt2kit.tokenizer.saving import (
+    save_chat_templates,
+    save_pretrained,
+    save_vocabulary,
+    to_backend,
+)
 from gpt2kit.tokenizer.template import SpecialSlot, Template, bos_eos_template
 from gpt2kit.tokenizer.token_table import TokenTable, as_special, named_id_property, named_token_property
+from gpt2kit.tokenizer.training import train_new_from_iterator
 from gpt2kit.tokenizer.vocabulary import VocabularyFile, load_vocabulary
 
 logger = logging.getLogger("gpt2kit")
@@ -41,6 +51,21 @@ class GPT2Tokenizer:
 
     vocab_files_names: Mapping[str, str] = {"vocab_file": "vocab.json", "merges_file": "merges.txt"}
     is_fast = True
+
+    # Methods that are functions of modules of their own.
+    from_pretrained = classmethod(load_tokenizer)
+    save_pretrained = save_pretrained
+    save_vocabulary = save_vocabulary
+    save_chat_templates = save_chat_templates
+    train_new_from_iterator = train_new_from_iterator
+    decode = decode
+    batch_decode = batch_decode
+    decode_bytes = decode_bytes
+    convert_tokens_to_string = convert_tokens_to_string
+    pad = pad
+    apply_chat_template = apply_chat_template
+    get_chat_template = get_chat_template
+    parse_response = parse_response
 
     bos_token = named_token_property("bos_token")
     eos_token = named_token_property("eos_token")
@@ -96,7 +121,9 @@ class GPT2Tokenizer:
         self.name_or_path = name_or_path
         self.model_max_length = NO_MAX_LENGTH if model_max_length is None else model_max_length
         self.padding_side = _side("padding_side", padding_side or file.options.get("padding_side", "right"))
-        self.truncation_side = _side("truncation_side", truncation_side or file.options.get("truncation_side", "right"))
+        self.truncation_side = _side(
+            "truncation_side", truncation_side or file.options.get("truncation_side", "right")
+        )
         self.model_input_names = list(model_input_names or ("input_ids", "attention_mask"))
         self.split_special_tokens = split_special_tokens
         self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
@@ -104,7 +131,9 @@ class GPT2Tokenizer:
             clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output
         )
         self.chat_template = chat_template
-        self.add_prefix_space = bool(file.add_prefix_space) if add_prefix_space is None else bool(add_prefix_space)
+        self.add_prefix_space = (
+            bool(file.add_prefix_space) if add_prefix_space is None else bool(add_prefix_space)
+        )
         self.pad_token_type_id = 0
         self.config_extras: dict[str, Any] = {}  # keys of a tokenizer_config.json that mean nothing here
         self._has_warned: set[str] = set()
@@ -118,22 +147,17 @@ class GPT2Tokenizer:
         self.tokens.set_named("cls_token", cls_token)
         self.tokens.set_named("mask_token", mask_token)
         self.tokens.set_extra(extra_special_tokens)
-        placed = file.added_tokens | {id: as_added_token(token) for id, token in (added_tokens_decoder or {}).items()}
+        placed = file.added_tokens | {
+            id: as_added_token(token) for id, token in (added_tokens_decoder or {}).items()
+        }
         for id, token in sorted(placed.items()):
             self.tokens.place(id, token)
         self.tokens.add_missing()
 
-        self._template_flags: tuple[bool, bool] | None = None  # (bos, eos), or None for the file's own template
+        self._template_flags: tuple[bool, bool] | None = (
+            None  # (bos, eos), or None for the file's own template
+        )
         self.template = self._first_template(file, add_bos_token, add_eos_token)
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | PathLike[str], *init_inputs: Any, **options: Any
-    ) -> GPT2Tokenizer:
-        """Load from a folder, a vocabulary file or a name on the hub; see gpt2kit.tokenizer.loading."""
-        from gpt2kit.tokenizer.loading import load_tokenizer
-
-        return load_tokenizer(cls, pretrained_model_name_or_path, *init_inputs, **options)
 
     # ---- vocabulary
 
@@ -161,6 +185,11 @@ class GPT2Tokenizer:
             f"truncation_side={self.truncation_side!r}, special_tokens={self.special_tokens_map}, "
             f"added_tokens_decoder={self.added_tokens_decoder})"
         )
+
+    @property
+    def backend_tokenizer(self) -> Any:
+        """A tokenizers.Tokenizer with the same behaviour, built anew at each use."""
+        return to_backend(self)
 
     def get_vocab(self) -> dict[str, int]:
         """All tokens to their ids, in a new dict."""
@@ -197,10 +226,6 @@ class GPT2Tokenizer:
             return self.tokens.token(int(ids))
         skip = set(self.all_special_ids) if skip_special_tokens else set()
         return [self.tokens.token(int(id)) for id in ids if int(id) not in skip]
-
-    def convert_tokens_to_string(self, tokens: Iterable[str]) -> str:
-        """Text that tokens stand for."""
-        return b"".join(map(token_bytes, tokens)).decode("utf-8", self.errors)
 
     def add_tokens(
         self, new_tokens: str | AddedToken | Sequence[str | AddedToken], special_tokens: bool = False
@@ -321,7 +346,9 @@ class GPT2Tokenizer:
         """
         if already_has_special_tokens:
             if token_ids_1 is not None:
-                raise TokenizerError("token_ids_1 must be None when the ids already have their special tokens")
+                raise TokenizerError(
+                    "token_ids_1 must be None when the ids already have their special tokens"
+                )
             special = set(self.all_special_ids)
             return [int(int(id) in special) for id in token_ids_0]
         sizes = len(token_ids_0), len(token_ids_1 or ())
@@ -411,7 +438,10 @@ class GPT2Tokenizer:
         Returns (ids, row_splits): text i has the ids[row_splits[i]:row_splits[i + 1]].
         """
         return self.bpe.encode_arrays(
-            texts, self.split_special_tokens, self.add_prefix_space, num_threads() if threads is None else threads
+            texts,
+            self.split_special_tokens,
+            self.add_prefix_space,
+            num_threads() if threads is None else threads,
         )
 
     def encode_bytes(self, data: bytes) -> list[int]:
@@ -426,75 +456,20 @@ class GPT2Tokenizer:
         """Tokens of a text as the vocabulary spells them."""
         return self(text, pair, add_special_tokens=add_special_tokens, **options).tokens()
 
+    def warn_once(self, topic: str) -> bool:
+        """True the first time that it is asked for a topic."""
+        is_first = topic not in self._has_warned
+        self._has_warned.add(topic)
+        return is_first
+
     def warn_if_too_long(self, num_tokens: int) -> None:
         """Log, once, that a sequence is longer than the model takes."""
-        if num_tokens > self.model_max_length and "length" not in self._has_warned:
-            self._has_warned.add("length")
+        if num_tokens > self.model_max_length and self.warn_once("length"):
             logger.warning(
-                "a sequence has %d tokens; the model takes at most %d. Shorten it, or pass truncation=True",
+                "a sequence has %d tokens; the model takes at most %d: shorten it, or pass truncation=True",
                 num_tokens,
                 self.model_max_length,
             )
-
-    # ---- decoding
-
-    def decode_bytes(self, token_ids: Any, *, skip_special_tokens: bool = False) -> bytes:
-        """Bytes that token ids stand for. Ids that no token has stand for nothing."""
-        if skip_special_tokens:
-            special = {id for id, token in self.tokens.added().items() if token.special}
-            token_ids = [id for id in token_ids if int(id) not in special]
-        return self.bpe.decode(token_ids)
-
-    def decode(
-        self,
-        token_ids: Any,
-        skip_special_tokens: bool = False,
-        clean_up_tokenization_spaces: bool | None = None,
-    ) -> Any:
-        """Text of token ids (a list, an array or tensor, a single id); a list of texts for a batch of them."""
-        token_ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
-        if isinstance(token_ids, Mapping):
-            token_ids = token_ids["input_ids"]
-        if isinstance(token_ids, int):
-            token_ids = [token_ids]
-        if len(token_ids) > 0 and (isinstance(token_ids[0], (list, tuple)) or getattr(token_ids[0], "ndim", 0) > 0):
-            return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in token_ids]
-        text = self.decode_bytes(token_ids, skip_special_tokens=skip_special_tokens).decode("utf-8", self.errors)
-        clean_up = clean_up_tokenization_spaces
-        if self.clean_up_tokenization_spaces if clean_up is None else clean_up:
-            return self._clean_up(text)
-        return text
-
-    def batch_decode(
-        self,
-        sequences: Any,
-        skip_special_tokens: bool = False,
-        clean_up_tokenization_spaces: bool | None = None,
-    ) -> list[str]:
-        """As decode, but always a list."""
-        text = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces)
-        return [text] if isinstance(text, str) else text
-
-    def _clean_up(self, text: str) -> str:
-        if not self.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output:
-            if "clean_up" not in self._has_warned:
-                self._has_warned.add("clean_up")
-                logger.warning(
-                    "clean_up_tokenization_spaces is not done: it takes spaces out of a byte-level BPE's text that "
-                    "belong there. clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output=True forces it"
-                )
-            return text
-        return clean_up_tokenization(text)
-
-
-def clean_up_tokenization(text: str) -> str:
-    """Take out the spaces before punctuation and contractions, as for WordPiece."""
-    for ending in (".", "?", "!", ","):
-        text = text.replace(" " + ending, ending)
-    text = text.replace(" ' ", "'")
-    for ending in ("n't", "'m", "'s", "'ve", "'re"):
-        text = text.replace(" " + ending, ending)
-    return text
 
 
 def _side(name: str, value: str) -> str:

@@ -23,18 +23,34 @@ FILE_PATTERNS = [
 ]  # fmt: skip
 _HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 # What callers of Transformers pass out of habit; nothing here is remote code, slow, or needs a proxy of its own.
-_IGNORED_OPTIONS = ("use_fast", "trust_remote_code", "tokenizer_type", "_from_auto", "_from_pipeline", "config")
+_IGNORED_OPTIONS = (
+    "use_fast",
+    "trust_remote_code",
+    "tokenizer_type",
+    "_from_auto",
+    "_from_pipeline",
+    "config",
+)
 # Pairs of names under which the vocabulary is found, in order.
 _VOCAB_PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
-_TOKENIZER_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast", "TokenizersBackend", "PreTrainedTokenizerFast", None)
+_TOKENIZER_CLASSES = (
+    "GPT2Tokenizer",
+    "GPT2TokenizerFast",
+    "TokenizersBackend",
+    "PreTrainedTokenizerFast",
+    None,
+)
 
 
 def load_tokenizer(
-    cls: type[GPT2Tokenizer], name_or_path: str | PathLike[str], *init_inputs: Any, **options: Any
+    cls: type[GPT2Tokenizer],
+    pretrained_model_name_or_path: str | PathLike[str],
+    *init_inputs: Any,
+    **options: Any,
 ) -> GPT2Tokenizer:
     """Load a tokenizer.
 
-    name_or_path: a folder with tokenizer.json, or vocab.json and merges.txt, or tiktoken ranks; one such file; or a
+    The path is a folder with tokenizer.json, or vocab.json and merges.txt, or tiktoken ranks; one such file; or a
     name on the hub, for which revision, subfolder, cache_dir, token, local_files_only and force_download hold.
     Further options are those of GPT2Tokenizer and win over tokenizer_config.json.
     """
@@ -50,6 +66,7 @@ def load_tokenizer(
     if unknown:
         raise TypeError(f"from_pretrained got unknown options {unknown}; a tokenizer takes {sorted(known)}")
 
+    name_or_path = pretrained_model_name_or_path
     path = Path(name_or_path)
     if path.is_file():
         tokenizer = cls(path, *init_inputs, **({"name_or_path": str(name_or_path)} | options))
@@ -119,7 +136,15 @@ def _read_settings(folder: Path, known: set[str]) -> tuple[dict[str, Any], dict[
     kind = config.pop("tokenizer_class", None)
     if kind not in _TOKENIZER_CLASSES:
         raise TokenizerError(f"{path} is of a {kind}; gpt2kit reads GPT2Tokenizer")
-    for name in ("vocab", "merges", "vocab_file", "merges_file", "tokenizer_file", "name_or_path", "auto_map"):
+    for name in (
+        "vocab",
+        "merges",
+        "vocab_file",
+        "merges_file",
+        "tokenizer_file",
+        "name_or_path",
+        "auto_map",
+    ):
         config.pop(name, None)  # a file must not point at other files or at code
     if "added_tokens_decoder" in config:
         config["added_tokens_decoder"] = _added_tokens(path, config["added_tokens_decoder"])
@@ -128,7 +153,9 @@ def _read_settings(folder: Path, known: set[str]) -> tuple[dict[str, Any], dict[
         config |= special
         added = read_json(folder / "added_tokens.json")
         if added:
-            config["added_tokens_decoder"] = _legacy_added_tokens(folder / "added_tokens.json", added, special)
+            config["added_tokens_decoder"] = _legacy_added_tokens(
+                folder / "added_tokens.json", added, special
+            )
     if not config.get("extra_special_tokens") and config.get("additional_special_tokens"):
         config["extra_special_tokens"] = config["additional_special_tokens"]
     config.pop("additional_special_tokens", None)
@@ -152,7 +179,10 @@ def _added_tokens(path: Path, value: Any) -> dict[int, AddedToken]:
 
 
 def _legacy_added_tokens(path: Path, added: dict[str, Any], special: dict[str, Any]) -> dict[int, AddedToken]:
-    names = {str(token["content"]) if isinstance(token, dict) and "content" in token else str(token) for token in special.values()}
+    names = {
+        str(token["content"]) if isinstance(token, dict) and "content" in token else str(token)
+        for token in special.values()
+    }
     result = {}
     for token, id in added.items():
         if not isinstance(id, int) or isinstance(id, bool):
@@ -174,7 +204,9 @@ def _chat_templates(folder: Path, from_config: Any) -> str | dict[str, str] | No
         try:
             return {str(item["name"]): str(item["template"]) for item in from_config}
         except (TypeError, KeyError):
-            raise TokenizerError(f"chat_template in {folder} must be a str or a list of name and template") from None
+            raise TokenizerError(
+                f"chat_template in {folder} must be a str or a list of name and template"
+            ) from None
     if from_config is not None and not isinstance(from_config, (str, dict)):
         raise TokenizerError(f"chat_template in {folder} is {from_config!r}; it must be a str")
     return from_config

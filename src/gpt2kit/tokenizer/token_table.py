@@ -69,12 +69,18 @@ class TokenTable:
     def place(self, id: int, token: AddedToken) -> None:
         """Put a token at an id, as a file says. Raises TokenizerError if the id or the token is taken."""
         if not 0 <= id <= MAX_TOKEN_ID:
-            raise TokenizerError(f"the added token {token.content!r} has id {id}; ids are from 0 to {MAX_TOKEN_ID}")
+            raise TokenizerError(
+                f"the added token {token.content!r} has id {id}; ids are from 0 to {MAX_TOKEN_ID}"
+            )
         owner, known = self.token(id), self.find(token.content)
         if owner not in (None, token.content):
-            raise TokenizerError(f"the added token {token.content!r} has id {id}, which is the token {owner!r}")
+            raise TokenizerError(
+                f"the added token {token.content!r} has id {id}, which is the token {owner!r}"
+            )
         if known not in (None, id):
-            raise TokenizerError(f"the added token {token.content!r} has id {id}, but the vocabulary has it at {known}")
+            raise TokenizerError(
+                f"the added token {token.content!r} has id {id}, but the vocabulary has it at {known}"
+            )
         self._by_id[id] = token
         self._ids[token.content] = id
         self._bpe = None
@@ -117,7 +123,9 @@ class TokenTable:
         elif tokens is None or isinstance(tokens, (list, tuple)):
             self.extra = [as_added_token(token, special=True) for token in tokens or ()]
         else:
-            raise TokenizerError(f"extra_special_tokens must be a list of tokens or a dict of named ones, not {tokens!r}")
+            raise TokenizerError(
+                f"extra_special_tokens must be a list of tokens or a dict of named ones, not {tokens!r}"
+            )
 
     def add_missing(self) -> None:
         """Give every named and extra token an id, and take over the flags of those that a file has placed."""
@@ -140,7 +148,9 @@ class TokenTable:
                 self.set_named(key, value)
                 new.append(self.named[key])
             else:
-                raise TokenizerError(f"{key!r} is not a special token; there are {[*NAMES, 'extra_special_tokens']}")
+                raise TokenizerError(
+                    f"{key!r} is not a special token; there are {[*NAMES, 'extra_special_tokens']}"
+                )
         num_added = self.add(as_special(new))
         self._bpe = None
         return num_added

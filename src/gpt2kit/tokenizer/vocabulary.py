@@ -71,22 +71,19 @@ def make_vocabulary(
     OpenAI's encoder.json and vocab.bpe are a vocab.json and a merges.txt.
     """
     try:
-        vocab_data = (
-            json.dumps(dict(vocab), ensure_ascii=False).encode() if isinstance(vocab, Mapping) else read_file(vocab)
-        )
-        is_file = isinstance(merges, (str, PathLike))
-        merges_data = (
-            read_file(merges)  # type: ignore[arg-type]  # a path, as just seen
-            if is_file
-            else json.dumps([m if isinstance(m, str) else list(m) for m in merges], ensure_ascii=False).encode()  # type: ignore[union-attr]
-        )
+        vocab_data = _to_json(dict(vocab)) if isinstance(vocab, Mapping) else read_file(vocab)
+        merges_are_json = not isinstance(merges, (str, PathLike))
+        if isinstance(merges, (str, PathLike)):
+            merges_data = read_file(merges)
+        else:
+            merges_data = _to_json([merge if isinstance(merge, str) else list(merge) for merge in merges])
     except (TypeError, UnicodeEncodeError) as error:
         raise TokenizerError(f"vocab must map str to int and merges be pairs of str: {error}") from None
     try:
-        return VocabularyFile(Bpe(vocab_data, merges_data, not is_file, ignore_merges))
+        return VocabularyFile(Bpe(vocab_data, merges_data, merges_are_json, ignore_merges))
     except ValueError as error:
         source = "the given vocabulary" if isinstance(vocab, Mapping) else str(vocab)
-        source += f" with {merges}" if is_file else ""
+        source += "" if merges_are_json else f" with {merges}"
         raise TokenizerError(f"{source}: {error}") from None
 
 
@@ -124,7 +121,9 @@ def read_tiktoken(path: str | PathLike[str]) -> VocabularyFile:
         halves = [(token[:i], token[i:]) for i in range(1, len(token))]
         merges += [(spelling[a], spelling[b]) for a, b in halves if a in ranks and b in ranks]
     try:
-        return make_vocabulary({spelling[token]: rank for token, rank in ranks.items()}, merges, ignore_merges=True)
+        return make_vocabulary(
+            {spelling[token]: rank for token, rank in ranks.items()}, merges, ignore_merges=True
+        )
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from None
 
@@ -138,6 +137,10 @@ def read_file(path: str | PathLike[str]) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise TokenizerError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _to_json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def _read_document(data: bytes, vocab_span: tuple[int, int], merges_span: tuple[int, int]) -> VocabularyFile:
@@ -156,7 +159,9 @@ def _read_document(data: bytes, vocab_span: tuple[int, int], merges_span: tuple[
         ignore_merges=model.get("ignore_merges") is True,
     )
     if model.get("fuse_unk") and any(bpe.token_to_id(char) is None for char in BYTE_TO_CHAR.values()):
-        raise TokenizerError("fuse_unk is set and the vocabulary lacks some of the 256 bytes; this is not supported")
+        raise TokenizerError(
+            "fuse_unk is set and the vocabulary lacks some of the 256 bytes; this is not supported"
+        )
     added = {}
     for item in document.get("added_tokens") or []:
         if not isinstance(item, dict) or not isinstance(item.get("id"), int):
@@ -177,7 +182,9 @@ def _check_model(model: Mapping[str, Any]) -> None:
         raise TokenizerError(f"the model is {kind!r}; a GPT-2 tokenizer is BPE")
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
         if model.get(key):
-            raise TokenizerError(f"the model has {key} = {model[key]!r}, which GPT-2's byte-level BPE does not have")
+            raise TokenizerError(
+                f"the model has {key} = {model[key]!r}, which GPT-2's byte-level BPE does not have"
+            )
 
 
 def _check_parts(document: Mapping[str, Any]) -> None:

@@ -2,8 +2,8 @@ import subprocess
 import sys
 
 import pytest
-from fakes import FakeEngine, FakeTokenizer
 
+from fakes import FakeEngine, FakeTokenizer
 from gpt2kit.errors import EngineError, GenerationError
 from gpt2kit.pipelines import TextGenerationPipeline, device, pipeline
 
@@ -25,7 +25,9 @@ def test_an_engine_and_a_tokenizer_are_taken_as_they_are():
 
 def test_the_task_may_be_left_out_but_not_mistyped():
     assert pipeline(model=FakeEngine(), tokenizer=FakeTokenizer()).task == "text-generation"
-    with pytest.raises(GenerationError, match="no pipeline for task 'text-generaton'; available: text-generation"):
+    with pytest.raises(
+        GenerationError, match="no pipeline for task 'text-generaton'; available: text-generation"
+    ):
         pipeline("text-generaton")
 
 

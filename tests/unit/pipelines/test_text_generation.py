@@ -4,8 +4,8 @@ import warnings
 
 import numpy as np
 import pytest
-from fakes import FakeEngine, FakeTokenizer, ScriptedEngine
 
+from fakes import FakeEngine, FakeTokenizer, ScriptedEngine
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation import GenerationConfig, generate
@@ -72,7 +72,9 @@ def test_only_new_text_or_ids_can_be_returned():
     assert pipe("a", return_type=ReturnType.NEW_TEXT, **GREEDY) == [{"generated_text": new_text("a")}]
     assert pipe("a", return_text=True, **GREEDY) == [{"generated_text": "a" + new_text("a")}]
     (record,) = pipe("a", return_tensors=True, **GREEDY)
-    assert FakeTokenizer().decode(record["generated_token_ids"], skip_special_tokens=True) == "a" + new_text("a")
+    assert FakeTokenizer().decode(record["generated_token_ids"], skip_special_tokens=True) == "a" + new_text(
+        "a"
+    )
 
 
 def test_num_return_sequences_gives_that_many_records_a_prompt():
@@ -100,7 +102,9 @@ def test_the_model_s_own_options_win_over_the_defaults():
     engine = FakeEngine()
     engine.generation_config = GenerationConfig(do_sample=False, max_new_tokens=3, eos_token_id=[])
     assert make_pipe(engine)("a") == [{"generated_text": "a" + new_text("a", max_new_tokens=3)}]
-    assert make_pipe(engine)("a", max_new_tokens=5) == [{"generated_text": "a" + new_text("a", max_new_tokens=5)}]
+    assert make_pipe(engine)("a", max_new_tokens=5) == [
+        {"generated_text": "a" + new_text("a", max_new_tokens=5)}
+    ]
 
 
 def test_options_of_the_pipeline_hold_for_every_call_unless_it_says_otherwise():
@@ -129,7 +133,9 @@ def test_a_total_length_is_meant_without_the_prefix():
 def test_hole_drops_the_left_of_a_prompt_that_is_too_long():
     text = "abcdefghij" * 7
     options = {**GREEDY, "handle_long_generation": "hole", "max_new_tokens": 10}
-    assert make_pipe()(text, **options) == [{"generated_text": text + new_text(text[-54:], max_new_tokens=10)}]
+    assert make_pipe()(text, **options) == [
+        {"generated_text": text + new_text(text[-54:], max_new_tokens=10)}
+    ]
 
 
 @pytest.mark.parametrize("options", [{}, {"handle_long_generation": "hole", "max_new_tokens": 64}])
@@ -222,7 +228,7 @@ def test_stream_yields_the_text_in_pieces_and_no_half_characters():
 
 
 def test_stream_trims_a_stop_string_before_it_is_seen():
-    assert "".join(scripted("one STOP two").stream("a", stop_strings="STO", trim_stop_strings=True)) == "one "
+    assert "".join(scripted("one HALF two").stream("a", stop_strings="HAL", trim_stop_strings=True)) == "one "
 
 
 def test_leaving_a_stream_ends_the_generation():
@@ -257,14 +263,14 @@ def test_stream_takes_one_row_only():
 def test_a_streamer_gets_the_prompt_the_tokens_and_the_end(capsys):
     pipe = scripted("caf\u00e9")
     pipe("a", streamer=TextStreamer(pipe.tokenizer))
-    assert capsys.readouterr().out == "acaf\u00e9\n"
-    pipe("a", streamer=TextStreamer(pipe.tokenizer, skip_prompt=True))
+    assert capsys.readouterr().out == "acaf\u00e9<end>\n"
+    pipe("a", streamer=TextStreamer(pipe.tokenizer, skip_prompt=True, skip_special_tokens=True))
     assert capsys.readouterr().out == "caf\u00e9\n"
 
 
 def test_an_iterator_streamer_can_be_read_while_another_thread_generates():
     pipe = scripted("hello")
-    streamer = TextIteratorStreamer(pipe.tokenizer, skip_prompt=True, timeout=10)
+    streamer = TextIteratorStreamer(pipe.tokenizer, skip_prompt=True, timeout=10, skip_special_tokens=True)
     thread = threading.Thread(target=pipe, args=("a",), kwargs={"streamer": streamer})
     thread.start()
     assert list(streamer) == list("hello")
@@ -275,7 +281,7 @@ def test_a_streamer_of_transformers_works_too(capsys):
     transformers = pytest.importorskip("transformers")
     pipe = scripted("hello")
     pipe("a", streamer=transformers.TextStreamer(pipe.tokenizer))
-    assert capsys.readouterr().out == "ahello\n"
+    assert capsys.readouterr().out == "ahello<end>\n"
 
 
 def test_a_streamer_refuses_a_batch():
