@@ -43,7 +43,7 @@ class Vocabulary {
   int32_t byte_token(uint8_t byte) const { return byte_tokens_[byte]; }  // kNoToken if absent
   Merge merge(int32_t left, int32_t right) const;
   int32_t merged(uint32_t rank) const { return merged_[rank]; }  // the id that the pair of this rank makes
-  std::vector<std::pair<int32_t, int32_t>> merges() const;  // all pairs, by rising rank
+  std::vector<std::pair<int32_t, int32_t>> merges() const;       // all pairs, by rising rank
 
  private:
   static constexpr uint32_t kHole = UINT32_MAX;
