@@ -182,6 +182,11 @@ def encode_batch(tokenizer: GPT2Tokenizer, text: Any, text_pair: Any, options: C
     )
     if isinstance(options.stride, bool) or not isinstance(options.stride, int) or options.stride < 0:
         raise TokenizerError(f"stride is {options.stride!r}; it must be an integer from 0 up")
+    room = (lengths.max_length or 0) - tokenizer.num_special_tokens_to_add()
+    if lengths.truncation != "do_not_truncate" and options.stride > room:
+        raise TokenizerError(
+            f"stride is {options.stride}; it must be less than the {room} tokens that max_length leaves for text"
+        )
     samples, is_batch = split_samples(text, text_pair, options.is_split_into_words)
     encodings = _encode_samples(tokenizer, samples, lengths, options)
     if lengths.padding != "do_not_pad":
