@@ -147,7 +147,7 @@ def mutations(count: int, seed: int) -> None:
 
 
 def test_mutated_files_only_raise_checkpoint_error() -> None:
-    mutations(2_000, seed=1)
+    mutations(10_000, seed=1)
 
 
 @pytest.mark.slow
