@@ -78,7 +78,12 @@ class ScriptedEngine(FakeEngine):
 class FakeTokenizer:
     """One token a character, two for "é", whose bytes no token holds together; id 0 is the end token."""
 
-    PIECES = (b"<end>", *(bytes([c]) for c in b"abcdefghijklmnopqrstuvwxyz .,!?\nABCDEFGHIJKLMNO"), b"\xc3", b"\xa9")
+    PIECES = (
+        b"<end>",
+        *(bytes([c]) for c in b"abcdefghijklmnopqrstuvwxyz .,!?\nABCDEFGHIJKLMNO"),
+        b"\xc3",
+        b"\xa9",
+    )
     errors = "replace"
     all_special_ids = (0,)
 
@@ -114,7 +119,9 @@ def write_tiny_model(folder, **options) -> None:
     spelling = {**{b: chr(b) for b in printable}, **{b: chr(256 + i) for i, b in enumerate(others)}}
     space = spelling[32]
     merges = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), (space, "w")]
-    tokens = [spelling[b] for b in [*printable, *others]] + ["".join(pair) for pair in merges] + ["<|endoftext|>"]
+    tokens = (
+        [spelling[b] for b in [*printable, *others]] + ["".join(pair) for pair in merges] + ["<|endoftext|>"]
+    )
     end = len(tokens) - 1
     sizes = {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_positions": 128, "vocab_size": len(tokens)}
     config = GPT2Config(**sizes, bos_token_id=end, eos_token_id=end, **options)
@@ -124,7 +131,10 @@ def write_tiny_model(folder, **options) -> None:
     def weight(*shape):
         return rng.normal(0, 0.5, shape).astype(np.float32)
 
-    tensors = {"wte.weight": weight(config.vocab_size, width), "wpe.weight": weight(config.n_positions, width)}
+    tensors = {
+        "wte.weight": weight(config.vocab_size, width),
+        "wpe.weight": weight(config.n_positions, width),
+    }
     norms = ["ln_f"]
     for layer in range(config.n_layer):
         norms += [f"h.{layer}.ln_1", f"h.{layer}.ln_2"]

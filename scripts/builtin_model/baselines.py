@@ -22,7 +22,9 @@ Ids = NDArray[np.int64]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder that train_tokenizer.py wrote ids to")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder that train_tokenizer.py wrote ids to"
+    )
     data: Path = parser.parse_args().data
     training_text = b"".join(path.read_bytes() for path in sorted((data / "train").glob("*.txt")))
     names = [path.stem for path in sorted((data / "train").glob("*.txt"))]
@@ -47,8 +49,10 @@ class KneserNeyTrigrams:
 
     def __init__(self, ids: Ids) -> None:
         V = self.V = int(ids.max()) + 1
-        self.trigrams, self.trigram_counts = np.unique(key(V, ids[:-2], ids[1:-1], ids[2:]), return_counts=True)
-        self.bigrams, self.bigram_counts = np.unique(self.trigrams // V, return_counts=True)  # kinds of c after a b
+        keys = (ids[:-2] * V + ids[1:-1]) * V + ids[2:]
+        self.trigrams, self.trigram_counts = np.unique(keys, return_counts=True)
+        # How many kinds of c came after a b.
+        self.bigrams, self.bigram_kinds = np.unique(self.trigrams // V, return_counts=True)
         totals = np.zeros(len(self.bigrams), dtype=np.int64)
         np.add.at(totals, np.searchsorted(self.bigrams, self.trigrams // V), self.trigram_counts)
         self.bigram_totals = totals
@@ -70,16 +74,12 @@ class KneserNeyTrigrams:
         p = np.maximum(count - DISCOUNT, 0) / pair_total + fallback * self.unigrams[c]
         context = ids[:-2] * V + ids[1:-1]
         total = look_up(self.bigrams, self.bigram_totals, context)
-        kinds = look_up(self.bigrams, self.bigram_counts, context)
-        count = look_up(self.trigrams, self.trigram_counts, key(V, ids[:-2], ids[1:-1], ids[2:]))
+        kinds = look_up(self.bigrams, self.bigram_kinds, context)
+        count = look_up(self.trigrams, self.trigram_counts, context * V + ids[2:])
         seen = np.maximum(count - DISCOUNT, 0) / np.maximum(total, 1)
         fallback = np.where(total > 0, DISCOUNT * kinds / np.maximum(total, 1), 1.0)
         p[1:] = seen + fallback * p[1:]
         return float(-np.log2(p).sum())
-
-
-def key(V: int, a: Ids, b: Ids, c: Ids) -> Ids:
-    return (a * V + b) * V + c
 
 
 def look_up(keys: Ids, values: Ids, wanted: Ids) -> Ids:

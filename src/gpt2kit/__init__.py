@@ -14,6 +14,8 @@ _MODULES = {
     "AutoTokenizer": "gpt2kit.tokenizer",
     "BatchEncoding": "gpt2kit.tokenizer",
     "StreamDecoder": "gpt2kit.tokenizer",
+    "AutoModel": "gpt2kit.model",
+    "AutoModelForCausalLM": "gpt2kit.model",
     "GPT2Model": "gpt2kit.model",
     "GPT2LMHeadModel": "gpt2kit.model",
     "GenerationConfig": "gpt2kit.generation",

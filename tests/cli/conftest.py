@@ -2,15 +2,11 @@ import io
 import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from fakes import write_tiny_model
-
 from gpt2kit.cli.main import main
 
 

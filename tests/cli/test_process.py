@@ -14,10 +14,20 @@ import pytest
 
 import gpt2kit
 
-HEAVY = ("torch", "transformers", "huggingface_hub", "tokenizers", "numpy", "gpt2kit.generation", "gpt2kit._native")
+HEAVY = (
+    "torch",
+    "transformers",
+    "huggingface_hub",
+    "tokenizers",
+    "numpy",
+    "gpt2kit.generation",
+    "gpt2kit._native",
+)
 
 
-@pytest.mark.parametrize("args", [["--help"], ["--version"], [], ["run", "--help"], ["info", "--help"], ["nope"]])
+@pytest.mark.parametrize(
+    "args", [["--help"], ["--version"], [], ["run", "--help"], ["info", "--help"], ["nope"]]
+)
 def test_help_imports_nothing_heavy(args):
     code = (
         "import sys; from gpt2kit.cli.main import main\n"
@@ -106,7 +116,9 @@ def run_on_terminal(args, environment=None):
     """Run with stdin, stdout and stderr on a terminal and return (exit code, everything that it showed)."""
     pid, master = pty.fork()
     if pid == 0:
-        os.execve(sys.executable, [sys.executable, "-m", "gpt2kit", *args], {**os.environ, **(environment or {})})
+        os.execve(
+            sys.executable, [sys.executable, "-m", "gpt2kit", *args], {**os.environ, **(environment or {})}
+        )
     shown = b""
     while select.select([master], [], [], 30)[0]:
         try:
@@ -155,7 +167,9 @@ def test_color_is_used_where_it_is_welcome(environment, has_color):
 
 
 def test_no_color_goes_into_a_pipe(process):
-    running = process("info", "/does/not/exist", environment={"TERM": "xterm", "NO_COLOR": "", "FORCE_COLOR": ""})
+    running = process(
+        "info", "/does/not/exist", environment={"TERM": "xterm", "NO_COLOR": "", "FORCE_COLOR": ""}
+    )
     assert b"\x1b" not in running.communicate()[1]
 
 
@@ -175,7 +189,9 @@ def test_an_argument_that_is_no_text_is_read_as_well_as_can_be(process, model):
 
 
 def test_a_home_that_cannot_be_written_does_no_harm(process, model):
-    running = process("run", "-m", model, "hello", "-n", "2", environment={"HOME": "/does/not/exist", "HF_HOME": ""})
+    running = process(
+        "run", "-m", model, "hello", "-n", "2", environment={"HOME": "/does/not/exist", "HF_HOME": ""}
+    )
     _, err = running.communicate()
     assert (running.returncode, err) == (0, b"")
 

@@ -1,4 +1,6 @@
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -82,7 +84,16 @@ def test_the_narrowest_sampling_is_greedy(run, option):
 
 
 def test_every_sampling_option_reaches_the_generation(run):
-    options = ["--typical-p", "0.5", "--repetition-penalty", "1.3", "--no-repeat-ngram-size", "2", "--top-k", "0"]
+    options = [
+        "--typical-p",
+        "0.5",
+        "--repetition-penalty",
+        "1.3",
+        "--no-repeat-ngram-size",
+        "2",
+        "--top-k",
+        "0",
+    ]
     assert run("hello", *SAMPLED, *options).code == 0
     report = json.loads(run("hello", "--greedy", "-n", "40", "--no-repeat-ngram-size", "1", "--json").out)
     ids = report["choices"][0]["token_ids"]
@@ -100,10 +111,22 @@ def test_several_continuations_are_separated(run):
     assert len(set(texts)) == 3
 
 
+def test_a_model_that_recommends_several_continuations_gets_them(cli, run, model, tmp_path):
+    shutil.copytree(model, tmp_path, dirs_exist_ok=True)
+    tmp_path.joinpath("generation_config.json").write_text('{"do_sample": true, "num_return_sequences": 3}')
+    expected = run("hello", *SAMPLED, "-N", "3", "-t", "0.7").out
+    assert cli("run", "-m", tmp_path, "hello", *SAMPLED).out == expected
+
+
 def test_json_tells_everything(run, model):
     report = json.loads(run("hello w", *SAMPLED, "--json", "-N", "2").out)
     assert list(report) == ["model", "engine", "prompt", "seed", "choices", "usage", "timings"]
-    assert (report["model"], report["engine"], report["prompt"], report["seed"]) == (model, "native", "hello w", 7)
+    assert (report["model"], report["engine"], report["prompt"], report["seed"]) == (
+        model,
+        "native",
+        "hello w",
+        7,
+    )
     assert report["usage"] == {"prompt_tokens": 2, "completion_tokens": 24, "total_tokens": 26}
     assert list(report["choices"][1]) == ["index", "text", "token_ids", "finish_reason", "stop_string"]
     assert [choice["finish_reason"] for choice in report["choices"]] == ["length", "length"]
@@ -124,7 +147,10 @@ def test_a_stop_text_is_trimmed_or_kept(run):
     text = json.loads(run("hello", "--greedy", "-n", "30", "--json").out)["choices"][0]["text"]
     stop = text[3:5]
     start = text.index(stop)
-    assert run("hello", "--greedy", "-n", "30", "--stop", stop, "--stop", "\x00no").out == f"hello{text[:start]}\n"
+    assert (
+        run("hello", "--greedy", "-n", "30", "--stop", stop, "--stop", "\x00no").out
+        == f"hello{text[:start]}\n"
+    )
     kept = run("hello", "--greedy", "-n", "30", "--stop", stop, "--keep-stop").out
     assert kept == f"hello{text[: start + 2]}\n"
     report = json.loads(run("hello", "--greedy", "-n", "30", "--stop", stop, "--json").out)
@@ -203,11 +229,21 @@ def test_a_model_that_is_not_there_is_one_line_with_a_cure(cli, name):
 
 def test_a_damaged_model_is_one_line(cli, model, tmp_path):
     for path in ("config.json", "vocab.json", "merges.txt"):
-        (tmp_path / path).write_bytes(open(f"{model}/{path}", "rb").read())
+        shutil.copy(f"{model}/{path}", tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 100)
     result = cli("run", "-m", tmp_path, "hi")
     assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
     assert "model.safetensors" in result.err
+
+
+def test_without_a_model_the_built_in_one_is_used_and_stderr_says_so(cli, model, monkeypatch):
+    monkeypatch.setattr("gpt2kit.builtin.path", lambda: Path(model))
+    result = cli("run", "hello", *SAMPLED)
+    assert result.code == 0
+    assert result.err.startswith("gpt2kit: no --model given: using the small built-in model")
+    assert result.out == cli("run", "-m", model, "hello", *SAMPLED).out
+    assert cli("run", "hello", *SAMPLED, "--quiet").err == ""
+    assert json.loads(cli("run", "hello", "--json", "-q").out)["model"] is None
 
 
 def test_debug_shows_the_traceback(run, monkeypatch):
@@ -223,4 +259,6 @@ def test_a_mistake_of_ours_is_one_line_too(run, monkeypatch):
     monkeypatch.setattr("gpt2kit.pipelines.text_generation.generate_merged", fail)
     result = run("hi")
     assert result.code == 1
-    assert result.err == "gpt2kit: error: unexpected RuntimeError: boom; --debug shows where, please report it\n"
+    assert (
+        result.err == "gpt2kit: error: unexpected RuntimeError: boom; --debug shows where, please report it\n"
+    )

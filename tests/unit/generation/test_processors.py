@@ -65,14 +65,14 @@ def test_bad_words_are_transformers():
     rng = np.random.default_rng(1)
     for _ in range(100):
         ids, scores = random_case(rng, 50)
-        words = [rng.integers(0, 12, rng.integers(1, 4)).tolist() for _ in range(8)] + [ids[-1:] + [3]]
+        words = [rng.integers(0, 12, rng.integers(1, 4)).tolist() for _ in range(8)] + [[*ids[-1:], 3]]
         expected = run_hf(hf.NoBadWordsLogitsProcessor(words, eos_token_id=4), ids, scores)
         kept = [word for word in words if word != [4]]
         np.testing.assert_array_equal(ours.ban_words(ids, scores, kept), expected)
 
 
 def assert_masks_agree(mine, theirs, ids, scores):
-    """Scores and masks equal Transformers' run in float64: in float32 its own rounding decides some borders."""
+    """Compare with Transformers run in float64: in float32 its own rounding decides some borders."""
     exact = run_hf(theirs, ids, scores, torch.float64)
     np.testing.assert_array_equal(mine, exact)
 

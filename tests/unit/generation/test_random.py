@@ -43,7 +43,7 @@ def test_coin_is_frozen(seed, row, position, expected):
 def test_coins_are_uniform_and_differ_in_every_argument():
     coins = np.array([[[coin(s, r, p) for p in range(20)] for r in range(10)] for s in range(20)]).ravel()
     assert len(np.unique(coins)) == len(coins)
-    assert 0.0 <= coins.min() and coins.max() < 1.0
+    assert coins.min() >= 0.0 and coins.max() < 1.0
     # 4000 draws: the mean of uniforms lies within 5 standard errors, 5 / sqrt(12 * 4000).
     assert abs(coins.mean() - 0.5) < 0.023
     assert np.histogram(coins, bins=10, range=(0, 1))[0].min() > 300

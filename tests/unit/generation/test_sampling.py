@@ -37,7 +37,9 @@ def test_sampling_follows_the_definition_on_random_scores():
         assert sample(scores, chance) == slow_sample(scores, chance)
 
 
-@pytest.mark.parametrize(("chance", "expected"), [(0.0, 1), (0.499, 1), (0.5, 3), (0.999, 3), (1 - 2**-53, 3)])
+@pytest.mark.parametrize(
+    ("chance", "expected"), [(0.0, 1), (0.499, 1), (0.5, 3), (0.999, 3), (1 - 2**-53, 3)]
+)
 def test_an_impossible_id_is_never_chosen(chance, expected):
     scores = np.array([-np.inf, 0, -np.inf, 0, -np.inf], dtype=F)
     assert sample(scores, chance) == expected

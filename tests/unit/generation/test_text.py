@@ -46,12 +46,12 @@ def test_a_stop_string_across_pieces_is_trimmed():
 
 
 def test_kept_text_holds_the_whole_token_that_completed_it():
-    text, shown = run(["one E", "N", "D two", "three"], ["END"], trim=False)
+    _, shown = run(["one E", "N", "D two", "three"], ["END"], trim=False)
     assert shown == ["one E", "N", "D two", ""]
 
 
 def test_a_false_beginning_is_shown_later():
-    text, shown = run(["a E", "N", "x"], ["END"], trim=True)
+    _, shown = run(["a E", "N", "x"], ["END"], trim=True)
     assert shown == ["a ", "", "ENx", ""]
 
 
@@ -69,7 +69,9 @@ def test_random_texts_stop_where_a_plain_search_does(trim):
     rng = random.Random(0)
     for _ in range(3000):
         whole = "".join(rng.choice("abc") for _ in range(rng.randint(1, 25)))
-        stops = ["".join(rng.choice("abc") for _ in range(rng.randint(1, 5))) for _ in range(rng.randint(1, 3))]
+        stops = [
+            "".join(rng.choice("abc") for _ in range(rng.randint(1, 5))) for _ in range(rng.randint(1, 3))
+        ]
         pieces, rest = [], whole
         while rest:
             size = rng.randint(1, 4)

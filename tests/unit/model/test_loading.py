@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gpt2kit.errors import CheckpointError, ConfigError
-from gpt2kit.model import GPT2LMHeadModel, GPT2Model
+from gpt2kit.model import AutoModel, AutoModelForCausalLM, GPT2LMHeadModel, GPT2Model
 from gpt2kit.model.loading import as_device
 
 
@@ -89,3 +89,23 @@ def test_from_config_starts_at_random(config) -> None:
     a, b = (GPT2LMHeadModel.from_config(config, dtype="bfloat16") for _ in range(2))
     assert a.dtype == torch.bfloat16
     assert not same(a, b)
+
+
+def test_auto_classes_make_the_gpt2_classes(model, config, tmp_path) -> None:
+    model.save_pretrained(tmp_path / "m")
+    assert type(AutoModelForCausalLM.from_pretrained(tmp_path / "m")) is GPT2LMHeadModel
+    assert type(AutoModel.from_pretrained(tmp_path / "m", dtype="float16")) is GPT2Model
+    assert type(AutoModelForCausalLM.from_config(config)) is GPT2LMHeadModel
+    assert type(AutoModel.from_config(config)) is GPT2Model
+
+
+def test_settings_change_single_fields_of_the_configuration(model, config, tmp_path) -> None:
+    model.save_pretrained(tmp_path / "m")
+    back = GPT2LMHeadModel.from_pretrained(
+        tmp_path / "m", pad_token_id=7, attn_pdrop=0.5, torch_dtype="float16"
+    )
+    assert (back.config.pad_token_id, back.config.attn_pdrop, back.dtype) == (7, 0.5, torch.float16)
+    with pytest.raises(ConfigError, match="pad_tokenid"):
+        GPT2LMHeadModel.from_pretrained(tmp_path / "m", pad_tokenid=7)
+    with pytest.raises(ConfigError, match="beside a configuration"):
+        GPT2LMHeadModel.from_pretrained(tmp_path / "m", config=config, pad_token_id=7)

@@ -4,8 +4,8 @@ import warnings
 
 import numpy as np
 import pytest
-from fakes import FakeEngine, FakeTokenizer, ScriptedEngine
 
+from fakes import FakeEngine, FakeTokenizer, ScriptedEngine
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation import GenerationConfig, generate
@@ -72,7 +72,9 @@ def test_only_new_text_or_ids_can_be_returned():
     assert pipe("a", return_type=ReturnType.NEW_TEXT, **GREEDY) == [{"generated_text": new_text("a")}]
     assert pipe("a", return_text=True, **GREEDY) == [{"generated_text": "a" + new_text("a")}]
     (record,) = pipe("a", return_tensors=True, **GREEDY)
-    assert FakeTokenizer().decode(record["generated_token_ids"], skip_special_tokens=True) == "a" + new_text("a")
+    assert FakeTokenizer().decode(record["generated_token_ids"], skip_special_tokens=True) == "a" + new_text(
+        "a"
+    )
 
 
 def test_num_return_sequences_gives_that_many_records_a_prompt():
@@ -100,7 +102,9 @@ def test_the_model_s_own_options_win_over_the_defaults():
     engine = FakeEngine()
     engine.generation_config = GenerationConfig(do_sample=False, max_new_tokens=3, eos_token_id=[])
     assert make_pipe(engine)("a") == [{"generated_text": "a" + new_text("a", max_new_tokens=3)}]
-    assert make_pipe(engine)("a", max_new_tokens=5) == [{"generated_text": "a" + new_text("a", max_new_tokens=5)}]
+    assert make_pipe(engine)("a", max_new_tokens=5) == [
+        {"generated_text": "a" + new_text("a", max_new_tokens=5)}
+    ]
 
 
 def test_options_of_the_pipeline_hold_for_every_call_unless_it_says_otherwise():
@@ -129,7 +133,9 @@ def test_a_total_length_is_meant_without_the_prefix():
 def test_hole_drops_the_left_of_a_prompt_that_is_too_long():
     text = "abcdefghij" * 7
     options = {**GREEDY, "handle_long_generation": "hole", "max_new_tokens": 10}
-    assert make_pipe()(text, **options) == [{"generated_text": text + new_text(text[-54:], max_new_tokens=10)}]
+    assert make_pipe()(text, **options) == [
+        {"generated_text": text + new_text(text[-54:], max_new_tokens=10)}
+    ]
 
 
 @pytest.mark.parametrize("options", [{}, {"handle_long_generation": "hole", "max_new_tokens": 64}])
