@@ -45,8 +45,7 @@ def load_engine(
     if quant is not None:
         raise EngineError(f"quant is {quant!r}; quantised weights are not supported, only quant=None")
     checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(model, **checkpoint_options)
-    generation_file = checkpoint.folder / "generation_config.json"
-    generation_config = GenerationConfig.from_file(generation_file) if generation_file.is_file() else None
+    generation_config = GenerationConfig.for_model(checkpoint.folder)
     is_cpu = device is None or str(device) == "cpu"
 
     if engine == "auto":
