@@ -11,7 +11,6 @@ from gpt2kit import _native
 from gpt2kit.config import GPT2Config
 from gpt2kit.engine import NativeEngine
 from gpt2kit.errors import EngineError
-
 from random_models import random_model
 
 
