@@ -2,14 +2,15 @@
 
 usage: tokenizer.py [PATH ...] [--megabytes 20] [--threads 2] [--rounds 3] [--save RESULTS_FOLDER]
 
-PATH: files, or folders whose .py, .rst, .txt and .md files are read; without one the Python installation's own
-are. All ids are compared before anything is timed. A round runs the contestants one after the other, each on
-the same list of texts; the median of the rounds counts. The last line of the output is one JSON document.
+PATH: files, or folders whose .py, .rst, .txt and .md files are read; without one the Python installation's
+own are. All ids are compared before anything is timed. A round runs the contestants one after the other, each
+on the same list of texts; the median of the rounds counts. The last line of the output is one JSON document.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -54,7 +55,9 @@ def files_of(place: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in sorted(names) if Path(name).suffix in SUFFIXES)
 
 
-def make_contestants(threads: int) -> dict[str, tuple[Callable[[list[str]], Any], Callable[[Any], list[list[int]]]]]:
+def make_contestants(
+    threads: int,
+) -> dict[str, tuple[Callable[[list[str]], Any], Callable[[Any], list[list[int]]]]]:
     """Name to (encode a batch, bring the result to lists of ids)."""
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
@@ -70,14 +73,19 @@ def make_contestants(threads: int) -> dict[str, tuple[Callable[[list[str]], Any]
     theirs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     vocab = json.loads((data / "encoder.json").read_text(encoding="utf-8"))
     ranks = {token_bytes(token): id for token, id in vocab.items() if token != "<|endoftext|>"}
-    tik = tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 50256})
+    tik = tiktoken.Encoding(
+        "gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 50256}
+    )
 
     def arrays_to_lists(result: Any) -> list[list[int]]:
         ids, splits = result
-        return [ids[a:b].tolist() for a, b in zip(splits[:-1], splits[1:], strict=True)]
+        return [ids[a:b].tolist() for a, b in itertools.pairwise(splits)]
 
     return {
-        "gpt2kit encode_to_arrays": (lambda texts: ours.encode_to_arrays(texts, threads=threads), arrays_to_lists),
+        "gpt2kit encode_to_arrays": (
+            lambda texts: ours.encode_to_arrays(texts, threads=threads),
+            arrays_to_lists,
+        ),
         "gpt2kit tokenizer(texts)": (
             lambda texts: ours(texts, return_attention_mask=False),
             lambda result: result["input_ids"],
@@ -105,8 +113,13 @@ def load_time_ms() -> dict[str, float]:
     result = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        GPT2Tokenizer(data / "encoder.json", data / "vocab.bpe").save_pretrained(folder / "all", legacy_format=None)
-        for kind, unwanted in (("vocab.json and merges.txt", "tokenizer.json"), ("tokenizer.json", "vocab.json")):
+        GPT2Tokenizer(data / "encoder.json", data / "vocab.bpe").save_pretrained(
+            folder / "all", legacy_format=None
+        )
+        for kind, unwanted in (
+            ("vocab.json and merges.txt", "tokenizer.json"),
+            ("tokenizer.json", "vocab.json"),
+        ):
             place = folder / unwanted
             place.mkdir()
             for path in (folder / "all").iterdir():
@@ -122,7 +135,9 @@ def load_time_ms() -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("paths", nargs="*", type=Path)
     parser.add_argument("--megabytes", type=float, default=20)
     parser.add_argument("--threads", type=int, default=2)

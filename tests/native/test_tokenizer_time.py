@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gpt2_vocabulary import write_gpt2_vocabulary
 from tokenizer_shapes import SHAPES, shape
 
+from gpt2_vocabulary import write_gpt2_vocabulary
 from gpt2kit._native import Bpe
 
 MAX_SLOPE = 1.15
