@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -207,11 +208,10 @@ class _Tracked:
         self.spans: list[Span] = []
 
 
-class _Tracker:
-    """Knows which rendering is under way, for {% generation %} to note where its text stands."""
+class _Tracker(threading.local):
+    """Knows which rendering this thread has under way, for {% generation %} to note where its text stands."""
 
-    def __init__(self) -> None:
-        self.current: _Tracked | None = None
+    current: _Tracked | None = None
 
     @contextmanager
     def track(self) -> Iterator[_Tracked]:
