@@ -2,14 +2,15 @@
 
 usage: tokenizer.py [PATH ...] [--megabytes 20] [--threads 2] [--rounds 3] [--save RESULTS_FOLDER]
 
-PATH: files, or folders whose .py, .rst, .txt and .md files are read; without one the Python installation's own
-are. All ids are compared before anything is timed. A round runs the contestants one after the other, each on
-the same list of texts; the median of the rounds counts. The last line of the output is one JSON document.
+PATH: files, or folders whose .py, .rst, .txt and .md files are read; without one the Python installation's
+own are. All ids are compared before anything is timed. A round runs the contestants one after the other, each
+on the same list of texts; the median of the rounds counts. The last line of the output is one JSON document.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -78,7 +79,7 @@ def make_contestants(
 
     def arrays_to_lists(result: Any) -> list[list[int]]:
         ids, splits = result
-        return [ids[a:b].tolist() for a, b in zip(splits[:-1], splits[1:], strict=True)]
+        return [ids[a:b].tolist() for a, b in itertools.pairwise(splits)]
 
     return {
         "gpt2kit encode_to_arrays": (

@@ -13,11 +13,24 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from gpt2_vocabulary import write_gpt2_vocabulary
 
+from gpt2_vocabulary import write_gpt2_vocabulary
 from gpt2kit.tokenizer import AddedToken, GPT2Tokenizer
 
-WORDS = ["a", "foo", "Hello", " world", "  x", "\n", "1234", "don't", "\u00e9t\u00e9", "\U0001f600", "<|endoftext|>", "antidisestablish"]
+WORDS = [
+    "a",
+    "foo",
+    "Hello",
+    " world",
+    "  x",
+    "\n",
+    "1234",
+    "don't",
+    "\u00e9t\u00e9",
+    "\U0001f600",
+    "<|endoftext|>",
+    "antidisestablish",
+]
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +128,16 @@ def compare_calls(folder: Path, count: int, seed: int) -> None:
         ours = GPT2Tokenizer.from_pretrained(folder, **construction)
         theirs = transformers.GPT2Tokenizer.from_pretrained(folder, **construction)
         for _ in range(count):
-            # Transformers adds the space before the words of a split text only if built so; GPT-2's page says always.
+            # Transformers adds the space before the words of a split text only if built so; GPT-2's page says
+            # always.
             split = construction.get("add_prefix_space", False) and rng.random() < 0.4
             first, second = inputs(rng, split)
             options = call_options(rng) | {"is_split_into_words": split}
             # Below the number of special tokens tokenizers' length wraps around; here it is refused.
             if options["max_length"] is not None:
-                options["max_length"] = max(options["max_length"], theirs.num_special_tokens_to_add(pair=True))
+                options["max_length"] = max(
+                    options["max_length"], theirs.num_special_tokens_to_add(pair=True)
+                )
             got = outcome(ours, first, second, **options)
             wanted = outcome(theirs, first, second, **options)
             assert got == wanted, (construction, first, second, options)
@@ -140,7 +156,8 @@ def test_random_added_tokens(folder: Path) -> None:
     rng = random.Random(8)
     plain = ["foo", "foobar", "Hello", "<a>", "<ab>", "\u00e9", "12", "\U0001f600", "don't", "a"]
     for round in range(12):
-        # tokenizers finds a token of white space again that a token before it has stripped, so the two do not meet.
+        # tokenizers finds a token of white space again that a token before it has stripped, so the two do not
+        # meet.
         strip = round % 2 == 0
         contents = plain if strip else [*plain, " x", "x ", "\n"]
         ours = GPT2Tokenizer.from_pretrained(folder)
@@ -162,7 +179,9 @@ def test_random_added_tokens(folder: Path) -> None:
             sample = "".join(rng.choices([*contents, " ", "b", "_", "  ", "\u00e9\u00e9", "<", "y"], k=8))
             for split_special in (False, True):
                 got = outcome(ours, sample, return_offsets_mapping=True, split_special_tokens=split_special)
-                wanted = outcome(theirs, sample, return_offsets_mapping=True, split_special_tokens=split_special)
+                wanted = outcome(
+                    theirs, sample, return_offsets_mapping=True, split_special_tokens=split_special
+                )
                 assert got == wanted, (sample, ours.added_tokens_decoder)
 
 
@@ -179,7 +198,9 @@ def test_positions_between_text_and_tokens(folder: Path) -> None:
         for i in range(45):
             assert a.char_to_token(i, sequence_index=sequence) == b.char_to_token(i, sequence_index=sequence)
             assert a.char_to_word(i, sequence_index=sequence) == b.char_to_word(i, sequence_index=sequence)
-            assert a.word_to_tokens(i, sequence_index=sequence) == b.word_to_tokens(i, sequence_index=sequence)
+            assert a.word_to_tokens(i, sequence_index=sequence) == b.word_to_tokens(
+                i, sequence_index=sequence
+            )
             if a.word_to_tokens(i, sequence_index=sequence) is not None:
                 span = b.word_to_chars(i, sequence_index=sequence)
                 assert a.word_to_chars(i, sequence_index=sequence) == span
@@ -187,7 +208,9 @@ def test_positions_between_text_and_tokens(folder: Path) -> None:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("kind", ["list", "np", "pt", "dicts"])
-@pytest.mark.parametrize("options", [{}, {"padding": "max_length", "max_length": 9}, {"pad_to_multiple_of": 4}])
+@pytest.mark.parametrize(
+    "options", [{}, {"padding": "max_length", "max_length": 9}, {"pad_to_multiple_of": 4}]
+)
 def test_pad(folder: Path, side: str, kind: str, options: dict[str, Any]) -> None:
     rows = [[5, 6, 7], [8], [9, 10]]
     results = []
@@ -211,10 +234,11 @@ def test_special_token_properties(folder: Path) -> None:
         values = [getattr(tokenizer, f"{name}_token{end}") for name in names for end in ("", "_id")]
         return [
             values, tokenizer.special_tokens_map, tokenizer.all_special_tokens, tokenizer.all_special_ids,
-            tokenizer.extra_special_tokens, tokenizer.added_tokens_encoder, len(tokenizer), tokenizer.vocab_size,
-            tokenizer.num_special_tokens_to_add(), tokenizer.num_special_tokens_to_add(pair=True),
-            tokenizer.max_len_single_sentence, tokenizer.add_bos_token,
-            tokenizer.get_special_tokens_mask([1, 50256], already_has_special_tokens=True),
+            tokenizer.extra_special_tokens, tokenizer.added_tokens_encoder, len(tokenizer),
+            tokenizer.vocab_size, tokenizer.num_special_tokens_to_add(),
+            tokenizer.num_special_tokens_to_add(pair=True), tokenizer.max_len_single_sentence,
+            tokenizer.add_bos_token, tokenizer.get_special_tokens_mask([1, 50256],
+            already_has_special_tokens=True),
         ]  # fmt: skip
 
     ours = GPT2Tokenizer.from_pretrained(folder, model_max_length=1024, add_bos_token=True)
@@ -243,9 +267,13 @@ def test_decode(folder: Path) -> None:
         tokenizer.add_special_tokens({"extra_special_tokens": ["<|im start|>"]})
     ids = [rng.choices([*range(50258), 50256, 50257, 60000, 222, 30325], k=12) for _ in range(300)]
     for skip in (False, True):
-        assert ours.batch_decode(ids, skip_special_tokens=skip) == theirs.batch_decode(ids, skip_special_tokens=skip)
+        assert ours.batch_decode(ids, skip_special_tokens=skip) == theirs.batch_decode(
+            ids, skip_special_tokens=skip
+        )
         assert ours.decode(ids, skip_special_tokens=skip) == theirs.decode(ids, skip_special_tokens=skip)
         assert ours.convert_ids_to_tokens(ids[0], skip) == theirs.convert_ids_to_tokens(ids[0], skip)
     assert ours.decode(torch.tensor(ids)) == theirs.decode(torch.tensor(ids))
     assert ours.decode(464) == theirs.decode(464)
-    assert ours.convert_tokens_to_string(["\u0120a", "b"]) == theirs.convert_tokens_to_string(["\u0120a", "b"])
+    assert ours.convert_tokens_to_string(["\u0120a", "b"]) == theirs.convert_tokens_to_string(
+        ["\u0120a", "b"]
+    )

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import tokenizers
 import transformers
-from gpt2_vocabulary import gpt2_ranks, tiktoken_peer, write_gpt2_vocabulary
 
+from gpt2_vocabulary import gpt2_ranks, tiktoken_peer, write_gpt2_vocabulary
 from gpt2kit.tokenizer import AddedToken, AutoTokenizer, GPT2Tokenizer
 
 SAMPLES = ["Hello  world<|endoftext|>x\n\n y", "<a> don't [PAD]2", "\u00e9\u00e9 \U0001f600", ""]
@@ -23,7 +23,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def behaviour(tokenizer: Any) -> list[Any]:
-    encoded = [tokenizer(s, s + "!", return_offsets_mapping=True, return_token_type_ids=True) for s in SAMPLES]
+    encoded = [
+        tokenizer(s, s + "!", return_offsets_mapping=True, return_token_type_ids=True) for s in SAMPLES
+    ]
     single = [tokenizer(s, return_special_tokens_mask=True) for s in SAMPLES]
     return [
         [dict(e) for e in (*encoded, *single)],
@@ -93,7 +95,9 @@ def test_backend_tokenizer(folder: Path) -> None:
 
 @pytest.mark.parametrize("trim_offsets", [False, True])
 @pytest.mark.parametrize("keep_first", [False, True])
-def test_byte_level_post_processor(folder: Path, tmp_path: Path, trim_offsets: bool, keep_first: bool) -> None:
+def test_byte_level_post_processor(
+    folder: Path, tmp_path: Path, trim_offsets: bool, keep_first: bool
+) -> None:
     backend = GPT2Tokenizer.from_pretrained(folder).backend_tokenizer
     backend.post_processor = tokenizers.processors.ByteLevel(
         trim_offsets=trim_offsets, add_prefix_space=keep_first
@@ -182,7 +186,9 @@ def test_chat_templates(folder: Path, options: dict[str, Any], batch: bool) -> N
             chats = [CHAT, CHAT[:2]] if batch else CHAT
         result = tokenizer.apply_chat_template(chats, **options)
         if not isinstance(result, (str, list)):
-            result = {key: value.tolist() if hasattr(value, "tolist") else value for key, value in result.items()}
+            result = {
+                key: value.tolist() if hasattr(value, "tolist") else value for key, value in result.items()
+            }
         results.append(result)
     assert results[0] == results[1]
 

@@ -1,26 +1,40 @@
-"""Ids and offsets equal those of tiktoken and tokenizers: every Unicode scalar, random strings, real files."""
+"""Ids and offsets equal those of tiktoken and tokenizers: all scalars, random strings, real files."""
 
 from __future__ import annotations
 
 import os
 import random
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gpt2_vocabulary import tiktoken_peer, tokenizers_peer, write_gpt2_vocabulary
 
+from gpt2_vocabulary import tiktoken_peer, tokenizers_peer, write_gpt2_vocabulary
 from gpt2kit.tokenizer import GPT2Tokenizer
 
 SCALARS = [chr(c) for c in range(sys.maxunicode + 1) if not 0xD800 <= c < 0xE000]
-# Where pieces begin and end: contractions, the white space of several blocks, digits, marks, joiners, half words.
+# Where pieces begin and end: contractions, the white space of several blocks, digits, marks, joiners, half
+# words.
 NASTY = [
     *"aZs'tmdlrve 0129\n\r\t\v\f.,!-_/\\\"#<|>",
     *"\u0085\u00a0\u1680\u180e\u2000\u2028\u2029\u202f\u205f\u3000\ufeff\u200b\u200c\u200d\x00\x1c\x1f\x7f",
     *"\u00b2\u00bd\u0660\u0967\u2160\u3007\u4e00\U0001d7ce\u00e9e\u0301\u0e01\u0e33\u05d0\u0627\uac00\U0001f600",
-    *["'s", "'S", "'ll", "'re", "  ", "\n\n", "<|endoftext|>", "\U0001f468\u200d\U0001f469", " the", "ing", "\u2019s"],
+    *[
+        "'s",
+        "'S",
+        "'ll",
+        "'re",
+        "  ",
+        "\n\n",
+        "<|endoftext|>",
+        "\U0001f468\u200d\U0001f469",
+        " the",
+        "ing",
+        "\u2019s",
+    ],
 ]
 
 
@@ -100,7 +114,11 @@ def test_lone_surrogates_as_in_tiktoken(tokenizer: GPT2Tokenizer, text: str) -> 
 def readable_files(wanted_bytes: int) -> Iterator[str]:
     """Texts of the Python installation and of the system's shared folder."""
     total = 0
-    places = [Path(sysconfig.get_paths()["stdlib"]), Path("/usr/share"), Path(sysconfig.get_paths()["purelib"])]
+    places = [
+        Path(sysconfig.get_paths()["stdlib"]),
+        Path("/usr/share"),
+        Path(sysconfig.get_paths()["purelib"]),
+    ]
     for place in places:
         for folder, _, names in os.walk(place):
             for name in sorted(names):
@@ -127,3 +145,9 @@ def test_files_of_this_machine(tokenizer: GPT2Tokenizer) -> None:
             assert_same_ids(tokenizer, texts)
             texts = []
     assert_same_ids(tokenizer, texts)
+
+
+@pytest.mark.slow
+def test_character_tables_are_as_generated() -> None:
+    script = Path(__file__).parents[2] / "native" / "tools" / "unicode_tables.py"
+    subprocess.run([sys.executable, str(script), "--check"], check=True)

@@ -33,8 +33,8 @@ class TokenSpan(NamedTuple):
 class BatchEncoding(UserDict[Any, Any]):
     """Holds input_ids, attention_mask and so on; keys are attributes too.
 
-    The methods from tokens() on need the encodings that a tokenizer puts in. Where they take a batch index it may be
-    left out for the first sample.
+    The methods from tokens() on need the encodings that a tokenizer puts in. Where they take a batch index it
+    may be left out for the first sample.
     """
 
     def __init__(
@@ -157,7 +157,8 @@ class BatchEncoding(UserDict[Any, Any]):
     ) -> BatchEncoding:
         """Turn the values into tensors in place: "np" NumPy, "pt" PyTorch, None leaves lists.
 
-        With "pt", raises TokenizerError if the rows of a value differ in length; "np" makes an array of arrays.
+        With "pt", raises TokenizerError if the rows of a value differ in length; "np" makes an array of
+        arrays.
         """
         if tensor_type is None:
             return self

@@ -1,7 +1,8 @@
 """One encoded sample: its tokens, and where in the text they come from.
 
-An Encoding is a short list of parts (a stretch of an encoded text, a special token, padding). Ids are put together
-when asked for; offsets and word numbers are computed when first asked for, for all texts of a call at once.
+An Encoding is a short list of parts (a stretch of an encoded text, a special token, padding). Ids are put
+together when asked for; offsets and word numbers are computed when first asked for, for all texts of a call
+at once.
 """
 
 from __future__ import annotations
@@ -149,7 +150,8 @@ class Encoding:
         return sum(_size(part) for part in self.parts)
 
     def __repr__(self) -> str:
-        return f"Encoding(num_tokens={len(self)}, n_sequences={self.n_sequences}, overflowing={len(self.overflowing)})"
+        numbers = f"num_tokens={len(self)}, n_sequences={self.n_sequences}"
+        return f"Encoding({numbers}, overflowing={len(self.overflowing)})"
 
     @property
     def ids(self) -> list[int]:
@@ -204,7 +206,7 @@ class Encoding:
 
     @property
     def offsets(self) -> list[tuple[int, int]]:
-        """First character and last character + 1 of each token, in its text or, if that came split, in its word."""
+        """First character and last character + 1 of each token, in its text or its word."""
         result: list[tuple[int, int]] = []
         for part in self.parts:
             if isinstance(part, Stretch):
@@ -215,7 +217,7 @@ class Encoding:
 
     @property
     def word_ids(self) -> list[int | None]:
-        """Number of the word that a token is of: a piece of the text, or a word as given if the text came split."""
+        """Number of the word that a token is of: a piece of the text, or a word as it came split."""
         result: list[int | None] = []
         for part in self.parts:
             if isinstance(part, Stretch):

@@ -44,7 +44,8 @@ class GPT2Tokenizer:
     tokenizer.json; vocab alone may be a file of tiktoken ranks. from_pretrained is the usual way in.
 
     errors: what decode does with bytes that are not UTF-8, as in bytes.decode.
-    add_prefix_space: put a space before text that does not start with one, so that its first word is like any other.
+    add_prefix_space: put a space before text that does not start with one, so that its first word is like any
+    other.
     add_bos_token, add_eos_token: put those tokens around each sequence.
     None for one of these means what the file says.
     """
@@ -120,7 +121,8 @@ class GPT2Tokenizer:
             codecs.lookup_error(errors)
         except LookupError:
             raise TokenizerError(
-                f"errors is {errors!r}, which is no error handler; bytes.decode knows 'replace', 'strict', 'ignore' "
+                f"errors is {errors!r}, which is no error handler; bytes.decode knows 'replace', "
+                "'strict', 'ignore' "
                 "and others"
             ) from None
         self.errors = errors
@@ -249,7 +251,7 @@ class GPT2Tokenizer:
     def add_special_tokens(
         self, special_tokens_dict: Mapping[str, Any], replace_extra_special_tokens: bool = True
     ) -> int:
-        """Set named tokens ("pad_token": ...) and "extra_special_tokens"; returns how many are new or changed."""
+        """Set named tokens and "extra_special_tokens"; returns how many are new or changed."""
         num_added = self.tokens.add_special(special_tokens_dict, replace_extra_special_tokens)
         self.update_template()
         return num_added
@@ -353,8 +355,8 @@ class GPT2Tokenizer:
     ) -> list[int]:
         """Tell special tokens (1) from text (0).
 
-        With already_has_special_tokens the ids are looked at; without, the mask is that of the sequences with the
-        special tokens put around them.
+        With already_has_special_tokens the ids are looked at; without, the mask is that of the sequences with
+        the special tokens put around them.
         """
         if already_has_special_tokens:
             if token_ids_1 is not None:
@@ -401,10 +403,11 @@ class GPT2Tokenizer:
     ) -> BatchEncoding:
         """Encode one sequence, a pair, or a batch of either.
 
-        text: a str; with is_split_into_words a list of str, each of which gets a space before it. A list of these is
-        a batch. text_target is encoded too; if text is given as well its ids are the `labels`.
-        padding: False, True or "longest", "max_length". truncation: False, True or "longest_first", "only_first",
-        "only_second"; max_length alone asks for truncation. stride: overlap of the overflowing parts, in tokens.
+        text: a str; with is_split_into_words a list of str, each of which gets a space before it. A list of
+        these is a batch. text_target is encoded too; if text is given as well its ids are the `labels`.
+        padding: False, True or "longest", "max_length". truncation: False, True or "longest_first",
+        "only_first", "only_second"; max_length alone asks for truncation. stride: overlap of the overflowing
+        parts, in tokens.
         return_tensors: None (lists), "np", "pt". tokenizer_kwargs: more of these options, which win.
         """
         given = {name: value for name, value in locals().items() if name in CallOptions.__dataclass_fields__}

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 # Files that a tokenizer may need from the hub.
 FILE_PATTERNS = [
     "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "chat_template.jinja", "additional_chat_templates/*.jinja", "encoder.json", "vocab.bpe",
-    "*.tiktoken",
+    "added_tokens.json", "chat_template.jinja", "additional_chat_templates/*.jinja", "encoder.json",
+    "vocab.bpe", "*.tiktoken",
 ]  # fmt: skip
 _HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
-# What callers of Transformers pass out of habit; nothing here is remote code, slow, or needs a proxy of its own.
+# What callers of Transformers pass out of habit; nothing here is remote code, slow, or needs a proxy of its
+# own.
 _IGNORED_OPTIONS = (
     "use_fast",
     "trust_remote_code",
@@ -50,9 +51,9 @@ def load_tokenizer(
 ) -> GPT2Tokenizer:
     """Load a tokenizer.
 
-    The path is a folder with tokenizer.json, or vocab.json and merges.txt, or tiktoken ranks; one such file; or a
-    name on the hub, for which revision, subfolder, cache_dir, token, local_files_only and force_download hold.
-    Further options are those of GPT2Tokenizer and win over tokenizer_config.json.
+    The path is a folder with tokenizer.json, or vocab.json and merges.txt, or tiktoken ranks; one such file;
+    or a name on the hub, for which revision, subfolder, cache_dir, token, local_files_only and force_download
+    hold. Further options are those of GPT2Tokenizer and win over tokenizer_config.json.
     """
     for name in _IGNORED_OPTIONS:
         options.pop(name, None)
@@ -118,7 +119,8 @@ def _vocabulary_files(folder: Path, options: dict[str, Any]) -> dict[str, Path]:
     if ranks:
         return {"vocab": ranks[0]}
     raise TokenizerError(
-        f"{folder} holds no tokenizer; it needs tokenizer.json, or vocab.json and merges.txt, or a .tiktoken file"
+        f"{folder} holds no tokenizer; it needs tokenizer.json, or vocab.json and merges.txt, or a "
+        ".tiktoken file"
     )
 
 

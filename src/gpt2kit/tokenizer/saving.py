@@ -84,9 +84,9 @@ def save_chat_templates(
     filename_prefix: str | None = None,
     save_jinja_files: bool = True,
 ) -> list[str]:
-    """Write the chat templates as .jinja files, or into tokenizer_config (changed in place) if those are not wanted.
+    """Write the chat templates as .jinja files, or into tokenizer_config if those are not wanted.
 
-    Returns the paths of the files written.
+    tokenizer_config is changed in place. Returns the paths of the files written.
     """
     templates = tokenizer.chat_template
     tokenizer_config.pop("chat_template", None)

@@ -1,4 +1,4 @@
-"""The tokens of a tokenizer beside its base vocabulary: added ones, and those with a name or a special role."""
+"""The tokens beside the base vocabulary: added ones, and those with a name or a special role."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TokenTable:
         return self.base.token_to_id(token) if id is None else id
 
     def find_or_unknown(self, token: str) -> int | None:
-        """Id of a token; that of unk_token if there is no such token; None if there is no unk_token either."""
+        """Id of a token; that of unk_token if there is no such token; None without that."""
         id = self.find(token)
         unknown = self.named.get("unk_token")
         return self.find(unknown.content) if id is None and unknown is not None else id
@@ -111,13 +111,15 @@ class TokenTable:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TokenTable:
         result = TokenTable(self.base)  # immutable, so it is shared
-        result.__dict__.update({key: value if key in ("base", "_bpe") else copy(value) for key, value in self.__dict__.items()})
+        result.__dict__.update(
+            {key: value if key in ("base", "_bpe") else copy(value) for key, value in self.__dict__.items()}
+        )
         return result
 
     # ---- roles
 
     def set_named(self, name: str, value: Any) -> None:
-        """Set bos_token or the like to a str (which is special), an AddedToken or None. It need not have an id."""
+        """Set bos_token or the like to a str, which is special, an AddedToken or None."""
         if value is None:
             self.named.pop(name, None)
         else:

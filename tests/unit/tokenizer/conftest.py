@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from gpt2_vocabulary import write_gpt2_vocabulary
 
+from gpt2_vocabulary import write_gpt2_vocabulary
 from gpt2kit.tokenizer import GPT2Tokenizer
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 import threading
 from typing import Any
@@ -26,7 +27,9 @@ def test_add_prefix_space_of_one_call(tokenizer: GPT2Tokenizer) -> None:
 
 
 def test_words_of_a_split_text_get_a_space_each(tokenizer: GPT2Tokenizer) -> None:
-    encoded = tokenizer(["Hello", "world wide", "", "web"], is_split_into_words=True, return_offsets_mapping=True)
+    encoded = tokenizer(
+        ["Hello", "world wide", "", "web"], is_split_into_words=True, return_offsets_mapping=True
+    )
     assert encoded.tokens() == ["\u0120Hello", "\u0120world", "\u0120wide", "\u0120web"]
     assert encoded.word_ids() == [0, 1, 1, 3]
     assert encoded["offset_mapping"] == [(0, 5), (0, 5), (5, 10), (0, 3)]
@@ -49,7 +52,10 @@ def test_empty_batch(tokenizer: GPT2Tokenizer) -> None:
 
 
 def test_tokenizer_kwargs_win(tokenizer: GPT2Tokenizer) -> None:
-    assert tokenizer("a b c", tokenizer_kwargs={"max_length": 2, "truncation": True})["input_ids"] == [64, 275]
+    assert tokenizer("a b c", tokenizer_kwargs={"max_length": 2, "truncation": True})["input_ids"] == [
+        64,
+        275,
+    ]
 
 
 REFUSED: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
@@ -208,7 +214,7 @@ def test_arrays_and_lists_agree(tokenizer: GPT2Tokenizer) -> None:
     texts = ["Hello world", "", "x" * 1000, "\u00e9"] * 50
     ids, row_splits = tokenizer.encode_to_arrays(texts)
     assert (ids.dtype, row_splits.dtype) == (np.int32, np.int64)
-    rows = [ids[a:b].tolist() for a, b in zip(row_splits[:-1], row_splits[1:], strict=True)]
+    rows = [ids[a:b].tolist() for a, b in itertools.pairwise(row_splits)]
     assert rows == tokenizer(texts)["input_ids"]
 
 

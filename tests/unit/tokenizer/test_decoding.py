@@ -57,14 +57,19 @@ def test_stream_equals_decode_of_the_whole(vocab_folder, errors: str, skip: bool
     rng = random.Random(3)
     halves = [id for id in range(50257) if b"\xf0" in tokenizer.decode_bytes([id])] + list(range(94, 256))
     for _ in range(300):
-        ids = [rng.choice([*halves[:40], *range(188, 256), 50256, 464, 220]) for _ in range(rng.randrange(12))]
+        ids = [
+            rng.choice([*halves[:40], *range(188, 256), 50256, 464, 220]) for _ in range(rng.randrange(12))
+        ]
         parts = stream(tokenizer, ids, skip=skip)
         assert "".join(parts) == tokenizer.decode(ids, skip_special_tokens=skip)
 
 
 def test_stream_never_gives_half_a_character(tokenizer: GPT2Tokenizer) -> None:
     text = "a\u00e9\u4e2d\U0001f600\U0001f468\u200d\U0001f469 z"
-    pieces = stream(tokenizer, [id for char in text for byte in char.encode() for id in tokenizer.encode_bytes(bytes([byte]))])
+    pieces = stream(
+        tokenizer,
+        [id for char in text for byte in char.encode() for id in tokenizer.encode_bytes(bytes([byte]))],
+    )
     assert [piece for piece in pieces if piece] == list(text)
 
 
@@ -88,7 +93,13 @@ def test_stream_with_a_tokenizer_of_transformers(vocab_folder) -> None:  # type:
 
 @pytest.mark.parametrize(
     "ids",
-    [[464, 3290], (464, 3290), np.array([464, 3290]), np.array([464, 3290], dtype=np.uint16), {"input_ids": [464, 3290]}],
+    [
+        [464, 3290],
+        (464, 3290),
+        np.array([464, 3290]),
+        np.array([464, 3290], dtype=np.uint16),
+        {"input_ids": [464, 3290]},
+    ],
 )
 def test_forms_of_ids(tokenizer: GPT2Tokenizer, ids: object) -> None:
     assert tokenizer.decode(ids) == "The dog"
