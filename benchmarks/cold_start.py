@@ -18,7 +18,9 @@ PROMPT = "Hello, I'm a language model"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--save", type=Path)
@@ -29,7 +31,18 @@ def main() -> None:
         f"print(pipe({PROMPT!r}, max_new_tokens=20, min_new_tokens=20, do_sample=False)[0]['generated_text'])\n"
     )
     contestants = {
-        "gpt2kit": [sys.executable, "-m", "gpt2kit", "run", PROMPT, "--model", str(args.folder), "--greedy", "-n", "20"],
+        "gpt2kit": [
+            sys.executable,
+            "-m",
+            "gpt2kit",
+            "run",
+            PROMPT,
+            "--model",
+            str(args.folder),
+            "--greedy",
+            "-n",
+            "20",
+        ],
         "transformers": [sys.executable, "-c", theirs],
     }
     seconds: dict[str, list[float]] = {name: [] for name in contestants}

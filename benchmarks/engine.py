@@ -75,7 +75,13 @@ def llama_cpp_peer(folder: Path, threads: int, gguf: Path) -> Peer:
     if not gguf.exists():
         write_gguf(folder, gguf)
     model = llama_cpp.Llama(
-        str(gguf), n_ctx=1024, n_threads=threads, n_threads_batch=threads, n_batch=512, n_ubatch=512, verbose=False
+        str(gguf),
+        n_ctx=1024,
+        n_threads=threads,
+        n_threads_batch=threads,
+        n_batch=512,
+        n_ubatch=512,
+        verbose=False,
     )
     vocab_size = model.n_vocab()
 
@@ -150,6 +156,15 @@ def write_gguf(folder: Path, path: Path) -> None:
     writer.close()
 
 
+def peak_rss_bytes() -> int:
+    """Return this process's peak; getrusage would count what the parent held when it started us."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def measure(name: str, folder: Path, threads: int, gguf: Path) -> dict[str, Any]:
     """Time one peer in this process; `ids` are greedy ids from a fixed prompt, to compare with the others."""
     start = time.perf_counter()
@@ -169,7 +184,8 @@ def measure(name: str, folder: Path, threads: int, gguf: Path) -> dict[str, Any]
     timed(peer.generate, PROMPT, DECODE + 1)
     prefill_s = statistics.median(timed(peer.prefill, PREFILL) for _ in range(RUNS))
     decode_s = statistics.median(
-        (timed(peer.generate, PROMPT, DECODE + 1) - timed(peer.generate, PROMPT, 1)) / DECODE for _ in range(RUNS)
+        (timed(peer.generate, PROMPT, DECODE + 1) - timed(peer.generate, PROMPT, 1)) / DECODE
+        for _ in range(RUNS)
     )
     return {
         "peer": name,
@@ -177,13 +193,15 @@ def measure(name: str, folder: Path, threads: int, gguf: Path) -> dict[str, Any]
         "load_s": round(load_s, 3),
         "prefill_tokens_per_s": round(PREFILL / prefill_s, 1),
         "decode_tokens_per_s": round(1 / decode_s, 1),
-        "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "rss_mb": peak_rss_bytes() // 2**20,
         "ids": ids,
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--peers", default="gpt2kit,transformers,llama.cpp")
     parser.add_argument("--rounds", type=int, default=3)
@@ -214,7 +232,9 @@ def main() -> None:
         if runs[name][0]["ids"] != expected:
             sys.exit(f"{name} generates {runs[name][0]['ids']}, {names[0]} {expected}: nothing to time")
     keys = ["prefill_tokens_per_s", "decode_tokens_per_s", "load_s", "rss_mb"]
-    medians = {name: {key: statistics.median(run[key] for run in runs[name]) for key in keys} for name in names}
+    medians = {
+        name: {key: statistics.median(run[key] for run in runs[name]) for key in keys} for name in names
+    }
     first = medians[names[0]]
     lines = [
         f"float32, {args.threads} threads, medians of {args.rounds} rounds in turn; Python {platform.python_version()}",
@@ -226,7 +246,9 @@ def main() -> None:
         ratio = "" if name == names[0] else (
             f"{first[keys[0]] / m[keys[0]]:.2f}x, {first[keys[1]] / m[keys[1]]:.2f}x"
         )  # fmt: skip
-        lines.append(f"| {name} | {m[keys[0]]:.0f} | {m[keys[1]]:.1f} | {m[keys[2]]:.2f} | {m[keys[3]]:.0f} | {ratio} |")
+        lines.append(
+            f"| {name} | {m[keys[0]]:.0f} | {m[keys[1]]:.1f} | {m[keys[2]]:.2f} | {m[keys[3]]:.0f} | {ratio} |"
+        )
     print("\n".join(lines))
     if args.save:
         save_results(args.save, "engine", lines, {"runs": runs, "medians": medians})

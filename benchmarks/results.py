@@ -38,8 +38,15 @@ def save_results(folder: Path, what: str, lines: list[str], raw: dict[str, Any])
     scripts = Path(sys.argv[0])
     command = shlex.join(["python", f"benchmarks/{scripts.name}", *sys.argv[1:]])
     folder.mkdir(parents=True, exist_ok=True)
-    machine = {"cpu": cpu_name(), "processors": os.cpu_count(), "date": today.isoformat(), "versions": versions}
-    (folder / f"{stem}.json").write_text(json.dumps({"command": command, "machine": machine, **raw}, indent=1) + "\n")
+    machine = {
+        "cpu": cpu_name(),
+        "processors": os.cpu_count(),
+        "date": today.isoformat(),
+        "versions": versions,
+    }
+    (folder / f"{stem}.json").write_text(
+        json.dumps({"command": command, "machine": machine, **raw}, indent=1) + "\n"
+    )
     head = [f"# {what}: {cpu_name()}, {os.cpu_count()} processors, {today}", "", f"    {command}", ""]
     foot = ["", ", ".join(f"{name} {number}" for name, number in versions.items())]
     (folder / f"{stem}.md").write_text("\n".join(head + lines + foot) + "\n")

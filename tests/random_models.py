@@ -41,16 +41,22 @@ def random_options(rng: random.Random) -> dict[str, Any]:
     }
 
 
-def random_model(seed: int, **overrides: Any) -> tuple[transformers.GPT2LMHeadModel, GPT2Config, dict[str, np.ndarray]]:
+def random_model(
+    seed: int, **overrides: Any
+) -> tuple[transformers.GPT2LMHeadModel, GPT2Config, dict[str, np.ndarray]]:
     """Return the oracle with random weights, biases and norms included, and the same for us."""
     options = random_options(random.Random(seed)) | overrides
     torch.manual_seed(seed)
-    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**options, attn_implementation="eager")).eval()
+    model = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(**options, attn_implementation="eager")
+    ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
-    weights = {name.removeprefix("transformer."): tensor.numpy() for name, tensor in model.state_dict().items()}
+    weights = {
+        name.removeprefix("transformer."): tensor.numpy() for name, tensor in model.state_dict().items()
+    }
     if options["tie_word_embeddings"]:
         del weights["lm_head.weight"]
     return model, GPT2Config(**options), weights

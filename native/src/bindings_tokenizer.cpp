@@ -66,6 +66,20 @@ long long integer(nb::handle value, const char* name, long long low, long long h
   return result;
 }
 
+bool flag(nb::handle value, const char* name) {
+  if (!PyBool_Check(value.ptr()))
+    throw nb::type_error((std::string(name) + " must be True or False, not " + kind_of(value)).c_str());
+  return value.ptr() == Py_True;
+}
+
+EncodeOptions encode_options(nb::handle split_special, nb::handle prefix_space) {
+  return {flag(split_special, "split_special"), flag(prefix_space, "prefix_space")};
+}
+
+unsigned thread_count(nb::handle threads) {
+  return static_cast<unsigned>(integer(threads, "threads", 1, kMaxThreads));
+}
+
 std::vector<int64_t> id_vector(nb::handle ids) {
   const nb::object list = nb::steal(PySequence_List(ids.ptr()));
   if (!list.is_valid()) nb::raise_python_error();
@@ -98,12 +112,14 @@ nb::object text_object(std::string_view text) {
 
 class PyBpe {
  public:
-  PyBpe(nb::handle vocab, nb::handle merges, bool merges_are_json, bool ignore_merges)
-      : bpe_(make_vocabulary(vocab, merges, merges_are_json), ignore_merges) {}
+  PyBpe(nb::handle vocab, nb::handle merges, nb::handle merges_are_json, nb::handle ignore_merges)
+      : bpe_(make_vocabulary(vocab, merges, flag(merges_are_json, "merges_are_json")),
+             flag(ignore_merges, "ignore_merges")) {}
 
   explicit PyBpe(Bpe bpe) : bpe_(std::move(bpe)) {}
 
-  PyBpe with_added_tokens(nb::sequence tokens, nb::handle unknown) const {
+  PyBpe with_added_tokens(nb::handle tokens, nb::handle unknown) const {
+    check_list(tokens, "tokens", "(content, id, single_word, lstrip, rstrip, special, normalized)");
     std::vector<AddedToken> result;
     for (nb::handle item : tokens) {
       if (!PyTuple_Check(item.ptr()) || nb::len(item) != 7)
@@ -111,40 +127,41 @@ class PyBpe {
             "an added token must be (content, id, single_word, lstrip, rstrip, special, normalized)");
       std::vector<nb::object> keep;
       const auto id = static_cast<int32_t>(integer(item[1], "an added token's id", 0, kMaxTokenId));
-      result.push_back({std::string(text_view(item[0], "an added token", keep)), id, nb::cast<bool>(item[2]),
-                        nb::cast<bool>(item[3]), nb::cast<bool>(item[4]), nb::cast<bool>(item[5]),
-                        nb::cast<bool>(item[6])});
+      result.push_back({std::string(text_view(item[0], "an added token", keep)), id,
+                        flag(item[2], "single_word"), flag(item[3], "lstrip"), flag(item[4], "rstrip"),
+                        flag(item[5], "special"), flag(item[6], "normalized")});
     }
     const auto unknown_id =
         unknown.is_none() ? kNoToken : static_cast<int32_t>(integer(unknown, "unknown", 0, kMaxTokenId));
     return PyBpe(bpe_.with_added_tokens(std::move(result), unknown_id));
   }
 
-  nb::object encode(nb::handle text, bool split_special, bool prefix_space) {
+  nb::object encode(nb::handle text, nb::handle split_special, nb::handle prefix_space) {
     std::vector<nb::object> keep;
     const std::vector<std::string_view> views = {text_view(text, "text", keep)};
-    return lists(run(views, {split_special, prefix_space}, /*with_details=*/false, 1))[0];
+    return lists(run(views, encode_options(split_special, prefix_space), /*with_details=*/false, 1))[0];
   }
 
-  nb::list encode_lists(nb::handle texts, bool split_special, bool prefix_space, nb::handle threads) {
+  nb::list encode_lists(nb::handle texts, nb::handle split_special, nb::handle prefix_space,
+                        nb::handle threads) {
     std::vector<nb::object> keep;
-    const auto num_threads = static_cast<unsigned>(integer(threads, "threads", 1, kMaxThreads));
-    return lists(run(views(texts, keep), {split_special, prefix_space}, /*with_details=*/false, num_threads));
+    const EncodeOptions options = encode_options(split_special, prefix_space);
+    return lists(run(views(texts, keep), options, /*with_details=*/false, thread_count(threads)));
   }
 
-  nb::tuple encode_arrays(nb::handle texts, bool split_special, bool prefix_space, nb::handle threads) {
+  nb::tuple encode_arrays(nb::handle texts, nb::handle split_special, nb::handle prefix_space,
+                          nb::handle threads) {
     std::vector<nb::object> keep;
-    const auto num_threads = static_cast<unsigned>(integer(threads, "threads", 1, kMaxThreads));
-    EncodedBatch batch =
-        run(views(texts, keep), {split_special, prefix_space}, /*with_details=*/false, num_threads);
+    const EncodeOptions options = encode_options(split_special, prefix_space);
+    EncodedBatch batch = run(views(texts, keep), options, /*with_details=*/false, thread_count(threads));
     return nb::make_tuple(array(std::move(batch.rows.ids)), array(std::move(batch.row_splits)));
   }
 
-  nb::tuple encode_details(nb::handle texts, bool split_special, bool prefix_space, nb::handle threads) {
+  nb::tuple encode_details(nb::handle texts, nb::handle split_special, nb::handle prefix_space,
+                           nb::handle threads) {
     std::vector<nb::object> keep;
-    const auto num_threads = static_cast<unsigned>(integer(threads, "threads", 1, kMaxThreads));
-    EncodedBatch batch =
-        run(views(texts, keep), {split_special, prefix_space}, /*with_details=*/true, num_threads);
+    const EncodeOptions options = encode_options(split_special, prefix_space);
+    EncodedBatch batch = run(views(texts, keep), options, /*with_details=*/true, thread_count(threads));
     Details& details = batch.rows.details;
     return nb::make_tuple(array(std::move(batch.rows.ids)), array(std::move(batch.row_splits)),
                           array(std::move(details.begin)), array(std::move(details.end)),
@@ -192,6 +209,12 @@ class PyBpe {
   int32_t max_id() const { return bpe_.vocabulary().max_id(); }
 
  private:
+  static void check_list(nb::handle value, const char* name, const char* item) {
+    if (!PyList_Check(value.ptr()) && !PyTuple_Check(value.ptr()))
+      throw nb::type_error(
+          (std::string(name) + " must be a list of " + item + ", not " + kind_of(value)).c_str());
+  }
+
   static Vocabulary make_vocabulary(nb::handle vocab, nb::handle merges, bool merges_are_json) {
     const std::string_view vocab_bytes = bytes_view(vocab, "vocab");
     const std::string_view merges_bytes = bytes_view(merges, "merges");
@@ -200,8 +223,7 @@ class PyBpe {
   }
 
   static std::vector<std::string_view> views(nb::handle texts, std::vector<nb::object>& keep) {
-    if (!PyList_Check(texts.ptr()) && !PyTuple_Check(texts.ptr()))
-      throw nb::type_error(("texts must be a list of str, not " + kind_of(texts)).c_str());
+    check_list(texts, "texts", "str");
     std::vector<std::string_view> result;
     const size_t size = nb::len(texts);
     result.reserve(size);
@@ -254,7 +276,7 @@ nb::tuple model_spans(nb::handle text) {
 
 void bind_tokenizer(nb::module_& m) {
   nb::class_<PyBpe>(m, "Bpe", "Byte-level BPE. Texts may be str, or bytes that need not be UTF-8.")
-      .def(nb::init<nb::handle, nb::handle, bool, bool>(), nb::arg("vocab"), nb::arg("merges"),
+      .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle>(), nb::arg("vocab"), nb::arg("merges"),
            nb::arg("merges_are_json"), nb::arg("ignore_merges"),
            "vocab: JSON object of token to id. merges: merges.txt, or a JSON array. ValueError if damaged.")
       .def("with_added_tokens", &PyBpe::with_added_tokens, nb::arg("tokens"), nb::arg("unknown").none(),

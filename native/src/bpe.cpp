@@ -113,9 +113,9 @@ int32_t Bpe::known(int32_t id) const {
   return unknown_;
 }
 
-size_t Bpe::encode_piece(const uint8_t* piece, size_t size, Scratch& scratch) const {
+PieceCache::Ids Bpe::encode_piece(const uint8_t* piece, size_t size, Scratch& scratch) const {
   auto& ids = scratch.ids;
-  if (ids.size() < size + PieceCache::kShortIds) ids.resize(size + PieceCache::kShortIds);
+  if (ids.size() < size + PieceCache::kBlock) ids.resize(size + PieceCache::kBlock);
   size_t count = 0;
   if (core_->ignore_merges) {
     const int32_t whole = core_->vocabulary.find_bytes({reinterpret_cast<const char*>(piece), size});
@@ -125,33 +125,31 @@ size_t Bpe::encode_piece(const uint8_t* piece, size_t size, Scratch& scratch) co
     for (size_t i = 0; i < size; ++i) ids[i] = core_->vocabulary.byte_token(piece[i]);
     count = merge_piece(core_->vocabulary, ids.data(), size, scratch.merge);
   }
-  if (size <= PieceCache::kShortBytes && count <= PieceCache::kShortIds) {
+  if (size <= PieceCache::kShortBytes) {
     scratch.cache.put_short(PieceCache::short_key(piece, size, size), ids.data(), count);
   } else if (size <= PieceCache::kLongBytes && count <= PieceCache::kLongIds) {
     scratch.cache.put_long(piece, size, ids.data(), count);
   }
-  return count;
+  return {ids.data(), count};
 }
 
-inline void Bpe::add_details(const int32_t* ids, size_t count, OffsetCounter& counter,
-                             Details& details) const {
-  for (size_t i = 0; i < count; ++i)
-    counter.add(ids[i] == kNoToken ? 1 : core_->vocabulary.num_bytes(ids[i]), details);
+inline void Bpe::add_details(PieceCache::Ids ids, OffsetCounter& counter, Details& details) const {
+  for (size_t i = 0; i < ids.count; ++i)
+    counter.add(ids.data[i] == kNoToken ? 1 : core_->vocabulary.num_bytes(ids.data[i]), details);
   counter.next_word();
 }
 
-inline void Bpe::put_ids(const int32_t* found, size_t count, IdBuffer& ids) const {
-  int32_t* const to = ids.reserve(count + PieceCache::kShortIds);
-  if (count <= PieceCache::kShortIds) {
-    // Nearly always; copying all of a slot is cheaper than asking how much of it.
-    std::memcpy(to, found, PieceCache::kShortIds * sizeof(int32_t));
-  } else {
-    std::memcpy(to, found, count * sizeof(int32_t));
-  }
+// Copies whole blocks: cheaper than asking how much of one there is.
+inline void Bpe::put_ids(PieceCache::Ids ids, IdBuffer& out) const {
+  constexpr size_t kBlock = PieceCache::kBlock;
+  int32_t* const to = out.reserve(ids.count + kBlock);
+  std::memcpy(to, ids.data, kBlock * sizeof(int32_t));
+  for (size_t i = kBlock; i < ids.count; i += kBlock)
+    std::memcpy(to + i, ids.data + i, kBlock * sizeof(int32_t));
   if (!core_->has_all_bytes) {
-    for (size_t i = 0; i < count; ++i) to[i] = known(to[i]);
+    for (size_t i = 0; i < ids.count; ++i) to[i] = known(to[i]);
   }
-  ids.advance(count);
+  out.advance(ids.count);
 }
 
 // Pieces are cut a few ahead of the look-up, so that the cache's lines are on their way when they are needed.
@@ -182,26 +180,15 @@ void Bpe::encode_stretch(std::string_view text, Scratch& scratch, Encoded& out,
     }
     for (size_t i = 0; i < num_pieces; ++i) {
       const Piece& piece = pieces[i];
-      const int32_t* found = nullptr;
-      size_t count = 0;
+      PieceCache::Ids ids{nullptr, 0};
       if (piece.size <= PieceCache::kShortBytes) {
-        if (const auto* slot = scratch.cache.find_short(piece.key, piece.set)) {
-          found = slot->ids;
-          count = static_cast<size_t>(slot->count);
-        }
+        ids = scratch.cache.find_short(piece.key, piece.set);
+      } else if (piece.size <= PieceCache::kLongBytes) {
+        ids = scratch.cache.find_long(piece.begin, piece.size);
       }
-      if (!found && piece.size <= PieceCache::kLongBytes) {
-        if (const auto* slot = scratch.cache.find_long(piece.begin, piece.size)) {
-          found = slot->ids;
-          count = slot->count;
-        }
-      }
-      if (!found) {
-        count = encode_piece(piece.begin, piece.size, scratch);
-        found = scratch.ids.data();
-      }
-      if (kWithDetails) add_details(found, count, *counter, out.details);
-      put_ids(found, count, out.ids);
+      if (!ids.data) ids = encode_piece(piece.begin, piece.size, scratch);
+      if (kWithDetails) add_details(ids, *counter, out.details);
+      put_ids(ids, out.ids);
     }
   }
 }

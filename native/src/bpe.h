@@ -111,10 +111,10 @@ class Bpe {
                    Encoded& out) const;
   template <bool kWithDetails>
   void encode_stretch(std::string_view text, Scratch& scratch, Encoded& out, OffsetCounter* counter) const;
-  // The tokens of a piece that is not in the cache: scratch.ids, and puts them there. Returns their number.
-  size_t encode_piece(const uint8_t* piece, size_t size, Scratch& scratch) const;
-  void put_ids(const int32_t* found, size_t count, IdBuffer& ids) const;
-  void add_details(const int32_t* ids, size_t count, OffsetCounter& counter, Details& details) const;
+  // Merges a piece that is not in the cache, and puts it there. The ids live until the next call.
+  PieceCache::Ids encode_piece(const uint8_t* piece, size_t size, Scratch& scratch) const;
+  void put_ids(PieceCache::Ids ids, IdBuffer& out) const;
+  void add_details(PieceCache::Ids ids, OffsetCounter& counter, Details& details) const;
   int32_t known(int32_t id) const;
 
   std::shared_ptr<Core> core_;

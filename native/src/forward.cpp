@@ -20,6 +20,9 @@ int64_t padded_stride(int64_t n) {
   return (lines % 2 ? lines : lines + 1) * 16;
 }
 
+// Up to this many rows the weights are the traffic and are streamed; above it, packing panels of them pays.
+constexpr int64_t kStreamRows = 24;
+
 // Below this many multiply-adds (some 50 microseconds of one core) a pass runs on the calling thread.
 constexpr int64_t kAloneWeights = int64_t{1} << 20;
 
@@ -81,6 +84,7 @@ void Forward::reserve(int64_t rows, int64_t longest) {
   qkv_.reserve(rows * qkv_stride_);
   attended_.reserve(rows * stride_);
   inner_.reserve(rows * inner_stride_);
+  sums_.reserve(2 * kStreamRows * std::max(3 * shape.n_embd, shape.n_inner));
   const int64_t scratch = std::max({linear_scratch_floats(shape.n_embd), linear_scratch_floats(shape.n_inner),
                                     attention_scratch_floats(longest, shape.padded_head_size())});
   for (int member = 0; member < pool_.size(); ++member) {
@@ -140,21 +144,17 @@ void Forward::run_pass(const Pass& pass, int member) {
     const float* x = normalize(block.ln_1, rows, member);
     multiply(qkv_.data.get(), qkv_stride_, x, stride_, block.attn_c_attn, C, 3 * C, rows, Activation::kNone,
              /*add_to_out=*/false, member);
-    pool_.barrier();
     attend(pass, layer, member);
     pool_.barrier();
     multiply(hidden, stride_, attended_.data.get(), stride_, block.attn_c_proj, C, C, rows, Activation::kNone,
              /*add_to_out=*/true, member);
-    pool_.barrier();
 
     x = normalize(block.ln_2, rows, member);
     multiply(inner_.data.get(), inner_stride_, x, stride_, block.mlp_c_fc, C, I, rows, model_.activation,
              /*add_to_out=*/false, member);
-    pool_.barrier();
     multiply(hidden, stride_, inner_.data.get(), inner_stride_, block.mlp_c_proj, I, C, rows,
              Activation::kNone,
              /*add_to_out=*/true, member);
-    pool_.barrier();
   }
   head(pass, member);
 }
@@ -185,14 +185,34 @@ const float* Forward::normalize(const Norm& norm, int64_t rows, int member) {
   return out;
 }
 
-// Each member computes its columns for all rows.
+// Ends with a barrier.
 void Forward::multiply(float* out, int64_t out_stride, const float* x, int64_t x_stride, const Linear& linear,
                        int64_t in_features, int64_t out_features, int64_t rows, Activation activation,
                        bool add_to_out, int member) {
-  const Range columns = share(out_features, 32, member, pool_.members());
-  if (columns.begin == columns.end) return;
-  kernels_.linear(out, out_stride, x, x_stride, linear.weight, out_features, rows, in_features, columns.begin,
-                  columns.end, {linear.bias, activation, add_to_out}, scratch_[member].data.get());
+  const int members = pool_.members();
+  const Range columns = share(out_features, 32, member, members);
+  const Epilogue epilogue{linear.bias, activation, add_to_out};
+  if (rows > kStreamRows) {
+    kernels_.linear(out, out_stride, x, x_stride, linear.weight, out_features, rows, in_features,
+                    columns.begin, columns.end, epilogue, scratch_[member].data.get());
+    pool_.barrier();
+    return;
+  }
+  // Each half of the features, cut into `groups` of columns, so that two members read whole rows.
+  const int groups = members % 2 ? members : members / 2;
+  float* halves[2] = {sums_.data.get(), sums_.data.get() + kStreamRows * out_features};
+  const int64_t bounds[3] = {0, half(in_features), in_features};
+  const Range tasks = share(2 * groups, 1, member, members);
+  for (int64_t task = tasks.begin; task < tasks.end; ++task) {
+    const int64_t which = task / groups;
+    const Range group = share(out_features, 32, static_cast<int>(task % groups), groups);
+    kernels_.partial_sums(halves[which], out_features, x, x_stride, linear.weight, out_features, rows,
+                          bounds[which], bounds[which + 1], group.begin, group.end);
+  }
+  pool_.barrier();
+  kernels_.finish_sums(out, out_stride, halves[0], halves[1], out_features, rows, columns.begin, columns.end,
+                       epilogue);
+  pool_.barrier();
 }
 
 // Each member takes every so-many-th (sequence, head): stores the new keys and values, then attends.

@@ -96,7 +96,7 @@ class Forward {
   };
   int64_t stride_, qkv_stride_, inner_stride_;
   const int64_t weights_per_row_;
-  Buffer hidden_, normed_, qkv_, attended_, inner_;
+  Buffer hidden_, normed_, qkv_, attended_, inner_, sums_;
   std::vector<Buffer> private_normed_, scratch_;  // one for each member of the pool
 };
 

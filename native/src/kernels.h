@@ -37,10 +37,12 @@ struct Epilogue {
 // A block of the key cache holds this many positions; see KvCache.
 constexpr int kKeyBlock = 16;
 
+// A product's sums come in two chains, over the first and the second half of the input features, so that two
+// threads can each stream whole rows of the weights from memory. Where the first chain ends:
+constexpr int64_t half(int64_t in_features) { return (in_features + 1) / 2; }
+
 // Scratch, in floats, that a caller gives each thread.
-constexpr int64_t linear_scratch_floats(int64_t in_features) {
-  return in_features < 192 ? 6144 : in_features * 32;
-}
+constexpr int64_t linear_scratch_floats(int64_t in_features) { return in_features * 32; }
 constexpr int64_t attention_scratch_floats(int64_t max_length, int64_t padded_head_size) {
   return 12 * ((max_length + 63) / 64 * 64 + 16) + 12 * padded_head_size * 2;
 }
@@ -48,13 +50,25 @@ constexpr int64_t attention_scratch_floats(int64_t max_length, int64_t padded_he
 struct Kernels {
   const char* name;
 
-  // Columns [begin, end) of out = epilogue(x w).
+  // Columns [begin, end) of out = epilogue(x w), for many rows.
   //   x (B, I) with row stride x_stride; w (I, O) row-major, O = w_stride; out (B, O) with row stride
-  //   out_stride. begin is a multiple of 16. scratch is 64-byte aligned, linear_scratch_floats(I) long.
-  //   Order: one chain of fused multiply-adds from zero, k = 0 .. I-1; then + bias; then the activation.
+  //   out_stride. scratch is 64-byte aligned, linear_scratch_floats(I) long.
+  //   Order: two chains of fused multiply-adds from zero, k = 0 .. half(I)-1 and half(I) .. I-1; first +
+  //   second; + bias; then the activation.
   void (*linear)(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
                  int64_t w_stride, int64_t rows, int64_t in_features, int64_t begin, int64_t end,
                  const Epilogue& epilogue, float* scratch);
+
+  // The same in two steps, for few rows: one chain over k_begin .. k_end-1 into columns [begin, end) of sums,
+  // which has the row stride sums_stride ...
+  void (*partial_sums)(float* sums, int64_t sums_stride, const float* x, int64_t x_stride, const float* w,
+                       int64_t w_stride, int64_t rows, int64_t k_begin, int64_t k_end, int64_t begin,
+                       int64_t end);
+
+  // ... then columns [begin, end) of out = epilogue(first + second).
+  void (*finish_sums)(float* out, int64_t out_stride, const float* first, const float* second,
+                      int64_t sums_stride, int64_t rows, int64_t begin, int64_t end,
+                      const Epilogue& epilogue);
 
   // Rows [begin, end) of the vocabulary: out[b, v] = x[b] . w[v].
   //   x (B, C) with row stride x_stride; w (V, C) row-major; out (B, V) with row stride out_stride.

@@ -4,6 +4,6 @@
 
 namespace gpt2kit {
 
-const Kernels kAvx2Kernels = {"avx2", linear, project, layer_norm, attention};
+const Kernels kAvx2Kernels = {"avx2", linear, partial_sums, finish_sums, project, layer_norm, attention};
 
 }  // namespace gpt2kit

@@ -4,6 +4,6 @@
 
 namespace gpt2kit {
 
-const Kernels kAvx512Kernels = {"avx512", linear, project, layer_norm, attention};
+const Kernels kAvx512Kernels = {"avx512", linear, partial_sums, finish_sums, project, layer_norm, attention};
 
 }  // namespace gpt2kit

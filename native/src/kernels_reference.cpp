@@ -9,18 +9,41 @@
 namespace gpt2kit {
 namespace {
 
-void linear(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
-            int64_t w_stride, int64_t rows, int64_t in_features, int64_t begin, int64_t end,
-            const Epilogue& epilogue, float* /*scratch*/) {
+void partial_sums(float* sums, int64_t sums_stride, const float* x, int64_t x_stride, const float* w,
+                  int64_t w_stride, int64_t rows, int64_t k_begin, int64_t k_end, int64_t begin,
+                  int64_t end) {
   for (int64_t b = 0; b < rows; ++b) {
     for (int64_t n = begin; n < end; ++n) {
       float sum = 0.0f;
-      for (int64_t k = 0; k < in_features; ++k) sum = std::fma(x[b * x_stride + k], w[k * w_stride + n], sum);
+      for (int64_t k = k_begin; k < k_end; ++k) sum = std::fma(x[b * x_stride + k], w[k * w_stride + n], sum);
+      sums[b * sums_stride + n] = sum;
+    }
+  }
+}
+
+void finish_sums(float* out, int64_t out_stride, const float* first, const float* second, int64_t sums_stride,
+                 int64_t rows, int64_t begin, int64_t end, const Epilogue& epilogue) {
+  for (int64_t b = 0; b < rows; ++b) {
+    for (int64_t n = begin; n < end; ++n) {
+      float sum = first[b * sums_stride + n] + second[b * sums_stride + n];
       if (epilogue.bias) sum += epilogue.bias[n];
       sum = activate_scalar(sum, epilogue.activation);
       float& o = out[b * out_stride + n];
       o = epilogue.add_to_out ? o + sum : sum;
     }
+  }
+}
+
+void linear(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
+            int64_t w_stride, int64_t rows, int64_t in_features, int64_t begin, int64_t end,
+            const Epilogue& epilogue, float* /*scratch*/) {
+  std::vector<float> first(static_cast<size_t>(end)), second(first);
+  const int64_t middle = half(in_features);
+  for (int64_t b = 0; b < rows; ++b) {
+    const float* row = x + b * x_stride;
+    partial_sums(first.data(), end, row, x_stride, w, w_stride, 1, 0, middle, begin, end);
+    partial_sums(second.data(), end, row, x_stride, w, w_stride, 1, middle, in_features, begin, end);
+    finish_sums(out + b * out_stride, out_stride, first.data(), second.data(), end, 1, begin, end, epilogue);
   }
 }
 
@@ -90,6 +113,7 @@ void attention(float* out, int64_t out_stride, const float* q, int64_t q_stride,
 
 }  // namespace
 
-const Kernels kReferenceKernels = {"reference", linear, project, layer_norm, attention};
+const Kernels kReferenceKernels = {"reference", linear,     partial_sums, finish_sums,
+                                   project,     layer_norm, attention};
 
 }  // namespace gpt2kit

@@ -22,9 +22,6 @@ constexpr int kTileRows = 6, kTileVectors = 1;
 #endif
 constexpr int kTileColumns = kTileVectors * kLanes;
 
-// Up to this many rows the weights are read where they lie; above it, packing a panel of them pays.
-constexpr int64_t kStreamRows = 24;
-
 // ---- element-wise ----
 
 inline F32x16 exp(F32x16 x) {
@@ -117,50 +114,82 @@ inline void for_row_tiles(int64_t rows, const Body& body) {
 
 // ---- linear ----
 
-// Few rows: the weights are the traffic, so each is read once, in the order of memory. Sums for a stripe
-// of columns stay in the first-level cache while four rows of weights at a time go by.
-inline void linear_streamed(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
-                            int64_t w_stride, int64_t rows, int64_t in_features, int64_t begin, int64_t end,
-                            const Epilogue& epilogue, float* sums) {
-  constexpr int64_t kUnroll = 4, kSumsFloats = 6144;  // 24 KiB, half of a 48 KiB cache
-  const int64_t stripe = std::max<int64_t>(32, std::min(end - begin, kSumsFloats / rows) / 32 * 32);
-  for (int64_t n0 = begin; n0 < end; n0 += stripe) {
-    const int64_t n1 = std::min(end, n0 + stripe), width = n1 - n0, whole = width / kLanes * kLanes;
-    const int64_t padded = (width + kLanes - 1) / kLanes * kLanes;
-    std::fill(sums, sums + rows * padded, 0.0f);
-    int64_t k = 0;
-    for (; k + kUnroll <= in_features; k += kUnroll) {
-      const float* w_rows = w + k * w_stride + n0;
-      for (int64_t n = 0; n < width; n += kLanes) {
-        F32x16 weight[kUnroll];
-        for (int u = 0; u < kUnroll; ++u) {
-          const float* p = w_rows + u * w_stride + n;
-          weight[u] = n < whole ? load(p) : load_first(p, width - n);
-        }
-        for (int64_t b = 0; b < rows; ++b) {
-          float* s = sums + b * padded + n;
-          F32x16 sum = load(s);
-          for (int u = 0; u < kUnroll; ++u) sum = fma(set1(x[b * x_stride + k + u]), weight[u], sum);
-          store(s, sum);
-        }
+// Few rows: the weights are the traffic, so each is read once, in the order of memory. Sums for a stripe of
+// columns stay in the first-level cache while eight rows of weights at a time go by.
+template <int kUnroll>
+inline void add_rows(float* sums, int64_t sums_stride, const float* x, int64_t x_stride, const float* w,
+                     int64_t w_stride, int64_t rows, int64_t width) {
+  const int64_t whole = width / kLanes * kLanes, left = width - whole;
+  const auto add = [&](F32x16 sum, const float* factors, const F32x16* weight) {
+#pragma GCC unroll 8
+    for (int u = 0; u < kUnroll; ++u) sum = fma(set1(factors[u]), weight[u], sum);
+    return sum;
+  };
+  if (rows == 1) {  // its factors stay in registers
+    F32x16 factor[kUnroll];
+#pragma GCC unroll 8
+    for (int u = 0; u < kUnroll; ++u) factor[u] = set1(x[u]);
+    for (int64_t n = 0; n < whole; n += kLanes) {
+      F32x16 sum = load(sums + n);
+#pragma GCC unroll 8
+      for (int u = 0; u < kUnroll; ++u) sum = fma(factor[u], load(w + u * w_stride + n), sum);
+      store(sums + n, sum);
+    }
+  } else {
+    for (int64_t n = 0; n < whole; n += kLanes) {
+      F32x16 weight[kUnroll];
+#pragma GCC unroll 8
+      for (int u = 0; u < kUnroll; ++u) weight[u] = load(w + u * w_stride + n);
+      for (int64_t b = 0; b < rows; ++b) {
+        float* s = sums + b * sums_stride + n;
+        store(s, add(load(s), x + b * x_stride, weight));
       }
     }
-    for (; k < in_features; ++k) {
-      for (int64_t n = 0; n < width; n += kLanes) {
-        const float* p = w + k * w_stride + n0 + n;
-        const F32x16 weight = n < whole ? load(p) : load_first(p, width - n);
-        for (int64_t b = 0; b < rows; ++b) {
-          float* s = sums + b * padded + n;
-          store(s, fma(set1(x[b * x_stride + k]), weight, load(s)));
-        }
-      }
-    }
+  }
+  if (left) {
+    F32x16 weight[kUnroll];
+#pragma GCC unroll 8
+    for (int u = 0; u < kUnroll; ++u) weight[u] = load_first(w + u * w_stride + whole, left);
     for (int64_t b = 0; b < rows; ++b) {
-      for (int64_t n = 0; n < width; n += kLanes) {
-        finish(out + b * out_stride + n0 + n, load(sums + b * padded + n),
-               epilogue.bias ? epilogue.bias + n0 + n : nullptr, epilogue,
-               std::min<int64_t>(kLanes, width - n));
-      }
+      float* s = sums + b * sums_stride + whole;
+      store_first(s, add(load_first(s, left), x + b * x_stride, weight), left);
+    }
+  }
+}
+
+inline void partial_sums(float* sums, int64_t sums_stride, const float* x, int64_t x_stride, const float* w,
+                         int64_t w_stride, int64_t rows, int64_t k_begin, int64_t k_end, int64_t begin,
+                         int64_t end) {
+#ifdef __AVX512F__
+  constexpr int kUnroll = 8;
+#else
+  constexpr int kUnroll = 4;  // 8 of the 16 registers hold weights
+#endif
+  constexpr int64_t kStripeFloats = 6144;  // 24 KiB of sums, half of a 48 KiB cache
+  const int64_t stripe = std::max<int64_t>(32, kStripeFloats / rows / 32 * 32);
+  for (int64_t n0 = begin; n0 < end; n0 += stripe) {
+    const int64_t width = std::min(stripe, end - n0);
+    for (int64_t b = 0; b < rows; ++b) std::fill_n(sums + b * sums_stride + n0, width, 0.0f);
+    int64_t k = k_begin;
+    for (; k + kUnroll <= k_end; k += kUnroll) {
+      add_rows<kUnroll>(sums + n0, sums_stride, x + k, x_stride, w + k * w_stride + n0, w_stride, rows,
+                        width);
+    }
+    for (; k < k_end; ++k) {
+      add_rows<1>(sums + n0, sums_stride, x + k, x_stride, w + k * w_stride + n0, w_stride, rows, width);
+    }
+  }
+}
+
+inline void finish_sums(float* out, int64_t out_stride, const float* first, const float* second,
+                        int64_t sums_stride, int64_t rows, int64_t begin, int64_t end,
+                        const Epilogue& epilogue) {
+  for (int64_t b = 0; b < rows; ++b) {
+    for (int64_t n = begin; n < end; n += kLanes) {
+      const int64_t left = std::min<int64_t>(kLanes, end - n), i = b * sums_stride + n;
+      const F32x16 sum = left == kLanes ? load(first + i) + load(second + i)
+                                        : load_first(first + i, left) + load_first(second + i, left);
+      finish(out + b * out_stride + n, sum, epilogue.bias ? epilogue.bias + n : nullptr, epilogue, left);
     }
   }
 }
@@ -179,33 +208,40 @@ inline void pack_panel(float* panel, const float* w, int64_t w_stride, int64_t i
   }
 }
 
-// Many rows: a panel of columns is packed once, stays in the second-level cache and meets every row.
-inline void linear_packed(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
-                          int64_t w_stride, int64_t rows, int64_t in_features, int64_t begin, int64_t end,
-                          const Epilogue& epilogue, float* panel) {
+// Many rows: a panel of columns is packed once, stays in the second-level cache and meets every row. The
+// lines of the next panel, scattered over as many pages as there are features, are fetched meanwhile.
+inline void linear(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
+                   int64_t w_stride, int64_t rows, int64_t in_features, int64_t begin, int64_t end,
+                   const Epilogue& epilogue, float* panel) {
+  const int64_t middle = half(in_features);
   for (int64_t n0 = begin; n0 < end; n0 += kTileColumns) {
     const int64_t width = std::min<int64_t>(kTileColumns, end - n0);
     pack_panel(panel, w, w_stride, in_features, n0, width);
+    const bool has_next = n0 + 2 * kTileColumns <= end;
+    int64_t fetched = 0;
     for_row_tiles(rows, [&](auto count, int64_t row) {
       constexpr int kRows = decltype(count)::value;
-      F32x16 sums[kRows][kTileVectors];
-      multiply_tile(sums, x + row * x_stride, x_stride, panel, kTileColumns, kLanes, in_features);
+      if (has_next) {
+        for (const int64_t until = in_features * (row + kRows) / rows; fetched < until; ++fetched) {
+          const float* next = w + fetched * w_stride + n0 + kTileColumns;
+          for (int v = 0; v < kTileVectors; ++v) prefetch(next + v * kLanes);
+        }
+      }
+      const float* a = x + row * x_stride;
+      F32x16 first[kRows][kTileVectors], second[kRows][kTileVectors];
+      multiply_tile(first, a, x_stride, panel, kTileColumns, kLanes, middle);
+      multiply_tile(second, a + middle, x_stride, panel + middle * kTileColumns, kTileColumns, kLanes,
+                    in_features - middle);
       for (int r = 0; r < kRows; ++r) {
         for (int v = 0; v < kTileVectors && v * kLanes < width; ++v) {
           const int64_t n = n0 + v * kLanes;
-          finish(out + (row + r) * out_stride + n, sums[r][v], epilogue.bias ? epilogue.bias + n : nullptr,
-                 epilogue, std::min<int64_t>(kLanes, width - v * kLanes));
+          finish(out + (row + r) * out_stride + n, first[r][v] + second[r][v],
+                 epilogue.bias ? epilogue.bias + n : nullptr, epilogue,
+                 std::min<int64_t>(kLanes, width - v * kLanes));
         }
       }
     });
   }
-}
-
-inline void linear(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
-                   int64_t w_stride, int64_t rows, int64_t in_features, int64_t begin, int64_t end,
-                   const Epilogue& epilogue, float* scratch) {
-  (rows <= kStreamRows ? linear_streamed : linear_packed)(out, out_stride, x, x_stride, w, w_stride, rows,
-                                                          in_features, begin, end, epilogue, scratch);
 }
 
 // ---- project ----

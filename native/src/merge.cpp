@@ -46,28 +46,27 @@ size_t merge_small(const Vocabulary& vocabulary, int32_t* ids, size_t size) {
   return size;
 }
 
-// The symbols form a linked list; the heap holds (rank, position) of every pair that can merge. An entry
-// whose pair has changed since is recognised by its rank: a rank names one pair of tokens.
+// The heap holds (rank, position) of every pair that can merge. An entry whose pair has changed since is
+// recognised by its rank: a rank names one pair of tokens.
 size_t merge_large(const Vocabulary& vocabulary, int32_t* ids, size_t size, MergeBuffers& buffers) {
-  auto& [previous, next, pairs, heap] = buffers;
   const auto count = static_cast<int32_t>(size);
-  previous.resize(size);
-  next.resize(size);
-  pairs.assign(size, Merge{});
+  buffers.symbols.resize(size);
+  Symbol* const symbols = buffers.symbols.data();
+  auto& heap = buffers.heap;
   heap.clear();
   const auto entry = [&](int32_t i) {
-    return static_cast<uint64_t>(pairs[static_cast<size_t>(i)].rank) << 32 | static_cast<uint32_t>(i);
+    return static_cast<uint64_t>(symbols[i].rank) << 32 | static_cast<uint32_t>(i);
   };
   for (int32_t i = 0; i < count; ++i) {
-    previous[i] = i - 1;
-    next[i] = i + 1;
-    if (i + 1 < count) pairs[i] = pair_at(vocabulary, ids[i], ids[i + 1]);
-    if (pairs[i].rank != UINT32_MAX) heap.push_back(entry(i));
+    const bool has_next = i + 1 < count;
+    symbols[i] = {ids[i], i - 1, i + 1, has_next ? pair_at(vocabulary, ids[i], ids[i + 1]).rank : UINT32_MAX};
+    if (symbols[i].rank != UINT32_MAX) heap.push_back(entry(i));
   }
   std::make_heap(heap.begin(), heap.end(), std::greater<>());
-  const auto set_pair = [&](int32_t i) {
-    pairs[i] = next[i] < count ? pair_at(vocabulary, ids[i], ids[next[i]]) : Merge{};
-    if (pairs[i].rank == UINT32_MAX) return;
+  const auto set_rank = [&](int32_t i) {
+    Symbol& left = symbols[i];
+    left.rank = left.next < count ? pair_at(vocabulary, left.id, symbols[left.next].id).rank : UINT32_MAX;
+    if (left.rank == UINT32_MAX) return;
     heap.push_back(entry(i));
     std::push_heap(heap.begin(), heap.end(), std::greater<>());
   };
@@ -76,17 +75,19 @@ size_t merge_large(const Vocabulary& vocabulary, int32_t* ids, size_t size, Merg
     std::pop_heap(heap.begin(), heap.end(), std::greater<>());
     heap.pop_back();
     const auto i = static_cast<int32_t>(lowest & UINT32_MAX);
-    if (pairs[i].rank != lowest >> 32) continue;
-    const int32_t gone = next[i];
-    ids[i] = pairs[i].id;
-    pairs[gone] = Merge{};
-    next[i] = next[gone];
-    if (next[i] < count) previous[next[i]] = i;
-    set_pair(i);
-    if (previous[i] >= 0) set_pair(previous[i]);
+    const auto rank = static_cast<uint32_t>(lowest >> 32);
+    Symbol& left = symbols[i];
+    if (left.rank != rank) continue;
+    Symbol& right = symbols[left.next];
+    left.id = vocabulary.merged(rank);
+    left.next = right.next;
+    right.rank = UINT32_MAX;
+    if (left.next < count) symbols[left.next].previous = i;
+    set_rank(i);
+    if (left.previous >= 0) set_rank(left.previous);
   }
   size_t kept = 0;
-  for (int32_t i = 0; i < count; i = next[i]) ids[kept++] = ids[i];
+  for (int32_t i = 0; i < count; i = symbols[i].next) ids[kept++] = symbols[i].id;
   return kept;
 }
 

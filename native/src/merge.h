@@ -9,10 +9,16 @@
 
 namespace gpt2kit {
 
+// A symbol of a long piece, in a linked list.
+struct Symbol {
+  int32_t id;
+  int32_t previous, next;  // positions; -1 and the piece's size at the ends
+  uint32_t rank;           // of the pair that it makes with the next one; UINT32_MAX if that does not merge
+};
+
 // Working memory of merge_piece, reused from call to call.
 struct MergeBuffers {
-  std::vector<int32_t> previous, next;
-  std::vector<Merge> pairs;
+  std::vector<Symbol> symbols;
   std::vector<uint64_t> heap;
 };
 

@@ -1,20 +1,23 @@
 #pragma once
 
 // What pieces have become, so that most of a text is never merged. One cache serves one thread at a time.
-// Two tables: short pieces (nearly all) take a quarter of a cache line; long ones a line or two.
+// Two tables: short pieces (nearly all) take half a cache line; long ones two lines.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
+#include <vector>
 
 namespace gpt2kit {
 
 class PieceCache {
  public:
   static constexpr size_t kShortBytes = 15;
-  static constexpr size_t kShortIds = 3;
+  // Ids are copied in blocks of this many: up to so many more can be read after the last one.
+  static constexpr size_t kBlock = 4;
   static constexpr size_t kLongBytes = 46;
   static constexpr size_t kLongIds = 20;
 
@@ -25,17 +28,23 @@ class PieceCache {
   };
   struct ShortSlot {
     ShortKey key;
-    int32_t ids[kShortIds];
+    int32_t ids[3];  // if there are more, ids[0] is their place in more_ids_
     int32_t count;
   };
   static_assert(sizeof(ShortSlot) == 32);
+  static constexpr size_t kInlineIds = 3;
   struct LongSlot {
     uint8_t size;  // 0: empty
     uint8_t count;
     uint8_t bytes[kLongBytes];
-    int32_t ids[kLongIds];
+    int32_t ids[kLongIds];  // a multiple of kBlock
   };
-  static_assert(sizeof(LongSlot) == 128);
+  static_assert(sizeof(LongSlot) == 128 && kLongIds % kBlock == 0);
+
+  struct Ids {
+    const int32_t* data;  // null: not in the cache
+    size_t count;
+  };
 
   struct Masks {
     ShortKey of[kShortBytes + 1];
@@ -75,26 +84,37 @@ class PieceCache {
   }
   void prefetch_short(size_t set) const { __builtin_prefetch(&short_[set]); }
 
-  // Null if absent.
-  const ShortSlot* find_short(const ShortKey& key, size_t set) const {
-    const ShortSlot* slots = &short_[set];
-    if (slots[0].key == key) return slots;
-    return slots[1].key == key ? slots + 1 : nullptr;
+  Ids find_short(const ShortKey& key, size_t set) const {
+    const ShortSlot* slot = &short_[set];
+    if (!(slot->key == key) && !((++slot)->key == key)) return {nullptr, 0};
+    const auto count = static_cast<size_t>(slot->count);
+    return {count <= kInlineIds ? slot->ids : more_ids_.data() + slot->ids[0], count};
   }
 
-  // count <= kShortIds. The newest piece stands first; the older one of the set makes room.
+  // The newest piece stands first; the older one of the set makes room.
   void put_short(const ShortKey& key, const int32_t* ids, size_t count) {
+    if (more_ids_.size() + kShortBytes > kMaxMoreIds) {
+      std::memset(short_.get(), 0, kShortSlots * sizeof(ShortSlot));
+      more_ids_.clear();
+    }
     ShortSlot* slots = &short_[short_set(key)];
     slots[1] = slots[0];
     slots[0].key = key;
-    std::memcpy(slots[0].ids, ids, count * sizeof(int32_t));
     slots[0].count = static_cast<int32_t>(count);
+    if (count <= kInlineIds) {
+      std::copy(ids, ids + count, slots[0].ids);
+      return;
+    }
+    slots[0].ids[0] = static_cast<int32_t>(more_ids_.size());
+    more_ids_.insert(more_ids_.end(), ids, ids + count);
+    more_ids_.reserve(more_ids_.size() + kBlock);
   }
 
-  // size <= kLongBytes. Null if absent.
-  const LongSlot* find_long(const uint8_t* p, size_t size) const {
+  // size <= kLongBytes.
+  Ids find_long(const uint8_t* p, size_t size) const {
     const LongSlot& slot = long_[long_index(p, size)];
-    return slot.size == size && std::memcmp(slot.bytes, p, size) == 0 ? &slot : nullptr;
+    if (slot.size != size || std::memcmp(slot.bytes, p, size) != 0) return {nullptr, 0};
+    return {slot.ids, slot.count};
   }
 
   // size <= kLongBytes, count <= kLongIds.
@@ -103,13 +123,14 @@ class PieceCache {
     slot.size = static_cast<uint8_t>(size);
     slot.count = static_cast<uint8_t>(count);
     std::memcpy(slot.bytes, p, size);
-    std::memcpy(slot.ids, ids, count * sizeof(int32_t));
+    std::copy(ids, ids + count, slot.ids);
   }
 
  private:
   // 4 MB and 256 KB.
   static constexpr size_t kShortSlots = 1 << 17;
   static constexpr size_t kLongSlots = 1 << 11;
+  static constexpr size_t kMaxMoreIds = 1 << 20;  // 4 MB; then all short pieces are forgotten
   static constexpr uint64_t kMultiplier = 0x9E3779B97F4A7C15u;  // 2^64 / golden ratio
 
   static size_t long_index(const uint8_t* p, size_t size) {
@@ -142,6 +163,7 @@ class PieceCache {
 
   Slots<ShortSlot> short_;
   Slots<LongSlot> long_;
+  std::vector<int32_t> more_ids_;
 };
 
 inline constexpr PieceCache::Masks PieceCache::kMasks = PieceCache::make_masks();

@@ -28,9 +28,9 @@ inline float exp_scalar(float x) {
   float p = kExpPoly[0];
   for (int i = 1; i < 6; ++i) p = std::fma(p, r, kExpPoly[i]);
   p = std::fma(p, r * r, r) + 1.0f;
-  int32_t bits;
+  uint32_t bits;
   std::memcpy(&bits, &p, 4);
-  bits += static_cast<int32_t>(n) << 23;
+  bits += static_cast<uint32_t>(static_cast<int32_t>(n)) << 23;
   std::memcpy(&p, &bits, 4);
   return p;
 }

@@ -245,7 +245,9 @@ void Vocabulary::build_pairs() {
   pending_ = {};
   pairs_.assign(table_size(merges_.size()), {kEmptyKey, {}});
   const size_t mask = pairs_.size() - 1;
+  merged_.reserve(merges_.size());
   for (const PairSlot& merge : merges_) {
+    merged_.push_back(merge.merge.id);
     size_t slot = hash_pair(merge.key) & mask;
     while (pairs_[slot].key != kEmptyKey && pairs_[slot].key != merge.key) slot = (slot + 1) & mask;
     pairs_[slot] = merge;  // of a pair that is listed twice the later rank holds, as in `tokenizers`

@@ -42,7 +42,8 @@ class Vocabulary {
   size_t num_bytes(int32_t id) const { return bytes_of_id_[static_cast<size_t>(id)].size; }  // has_id(id)
   int32_t byte_token(uint8_t byte) const { return byte_tokens_[byte]; }  // kNoToken if absent
   Merge merge(int32_t left, int32_t right) const;
-  std::vector<std::pair<int32_t, int32_t>> merges() const;  // all pairs, by rising rank
+  int32_t merged(uint32_t rank) const { return merged_[rank]; }  // the id that the pair of this rank makes
+  std::vector<std::pair<int32_t, int32_t>> merges() const;       // all pairs, by rising rank
 
  private:
   static constexpr uint32_t kHole = UINT32_MAX;
@@ -80,6 +81,7 @@ class Vocabulary {
   std::vector<NameSlot> name_slots_;  // open addressing
   std::vector<PairSlot> pairs_;       // open addressing, key = left << 32 | right
   std::vector<PairSlot> merges_;      // in file order, until build_pairs
+  std::vector<int32_t> merged_;       // by rank
   size_t num_tokens_ = 0;
   static constexpr size_t kMaxPending = 32;
   std::vector<PendingMerge> pending_;  // used while reading only

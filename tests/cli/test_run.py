@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -108,6 +109,13 @@ def test_several_continuations_are_separated(run):
     texts = ["hello" + choice["text"] for choice in report["choices"]]
     assert run("hello", *SAMPLED, "-N", "3").out == "\n---\n".join(texts) + "\n"
     assert len(set(texts)) == 3
+
+
+def test_a_model_that_recommends_several_continuations_gets_them(cli, run, model, tmp_path):
+    shutil.copytree(model, tmp_path, dirs_exist_ok=True)
+    tmp_path.joinpath("generation_config.json").write_text('{"do_sample": true, "num_return_sequences": 3}')
+    expected = run("hello", *SAMPLED, "-N", "3", "-t", "0.7").out
+    assert cli("run", "-m", tmp_path, "hello", *SAMPLED).out == expected
 
 
 def test_json_tells_everything(run, model):
@@ -226,6 +234,16 @@ def test_a_damaged_model_is_one_line(cli, model, tmp_path):
     result = cli("run", "-m", tmp_path, "hi")
     assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
     assert "model.safetensors" in result.err
+
+
+def test_without_a_model_the_built_in_one_is_used_and_stderr_says_so(cli, model, monkeypatch):
+    monkeypatch.setattr("gpt2kit.builtin.path", lambda: Path(model))
+    result = cli("run", "hello", *SAMPLED)
+    assert result.code == 0
+    assert result.err.startswith("gpt2kit: no --model given: using the small built-in model")
+    assert result.out == cli("run", "-m", model, "hello", *SAMPLED).out
+    assert cli("run", "hello", *SAMPLED, "--quiet").err == ""
+    assert json.loads(cli("run", "hello", "--json", "-q").out)["model"] is None
 
 
 def test_debug_shows_the_traceback(run, monkeypatch):

@@ -51,6 +51,13 @@ def test_json_tells_everything(tokenize, model):
     assert back == {"model": model, "text": "hello w", "count": 2, "token_ids": ids}
 
 
+def test_without_a_model_the_built_in_vocabulary_is_used_and_stderr_says_so(cli):
+    result = cli("tokenize", "Hello world")
+    assert result.code == 0
+    assert "the built-in model's vocabulary, not GPT-2's" in result.err
+    assert cli("tokenize", "--decode", result.out, "-q").out == "Hello world\n"
+
+
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [

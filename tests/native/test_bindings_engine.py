@@ -11,7 +11,6 @@ from gpt2kit import _native
 from gpt2kit.config import GPT2Config
 from gpt2kit.engine import NativeEngine
 from gpt2kit.errors import EngineError
-
 from random_models import random_model
 
 
@@ -117,6 +116,22 @@ def test_weights_outlive_their_owner() -> None:
     junk = [np.full((100, 100), np.nan, np.float32) for _ in range(50)]
     assert np.array_equal(engine.forward([(engine.new_sequence(), [1, 2])])[0].logits, expected)
     assert len(junk) == 50
+
+
+@pytest.mark.parametrize("isa", _native.supported_isas())
+def test_weights_may_start_at_any_address(isa: str) -> None:
+    _, config, weights = random_model(3)
+    aligned = NativeEngine(config, weights, threads=1)
+
+    def move(array: np.ndarray) -> np.ndarray:
+        buffer = np.zeros(array.nbytes + 3, np.uint8)
+        moved = buffer[3:].view(np.float32).reshape(array.shape)
+        moved[...] = array
+        return moved
+
+    engine = NativeEngine(config, {name: move(array) for name, array in weights.items()}, threads=1, isa=isa)
+    expected = aligned.forward([(aligned.new_sequence(), [0, 1])], logits="all")[0].logits
+    assert np.array_equal(engine.forward([(engine.new_sequence(), [0, 1])], logits="all")[0].logits, expected)
 
 
 def test_calls_from_many_threads_take_turns(engine: NativeEngine) -> None:

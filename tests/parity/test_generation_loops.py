@@ -11,7 +11,6 @@ from gpt2kit import _native
 from gpt2kit.engine import NativeEngine
 from gpt2kit.generation import generate
 from gpt2kit.generation.random import coin
-
 from random_models import random_model
 
 
@@ -49,16 +48,25 @@ def test_both_loops_choose_the_same_ids(seed: int) -> None:
     rng = random.Random(seed)
     _, config, weights = random_model(seed % 12, n_positions=64, vocab_size=40 + seed)
     engine = NativeEngine(config, weights, threads=2)
-    prompts = [[rng.randrange(config.vocab_size) for _ in range(rng.randint(1, 20))] for _ in range(rng.randint(1, 5))]
+    prompts = [
+        [rng.randrange(config.vocab_size) for _ in range(rng.randint(1, 20))]
+        for _ in range(rng.randint(1, 5))
+    ]
     options = random_generation(rng, config.vocab_size)
     seeds = [rng.getrandbits(64) for _ in prompts]
 
-    native = generate(engine, prompts, seed=seeds, max_new_tokens=20, max_rows=rng.choice([1, 3, 64]), **options)
+    native = generate(
+        engine, prompts, seed=seeds, max_new_tokens=20, max_rows=rng.choice([1, 3, 64]), **options
+    )
     python = generate(PythonOnly(engine), prompts, seed=seeds, max_new_tokens=20, **options)
     assert [row.ids for row in native] == [row.ids for row in python], options
     assert [row.finish_reason for row in native] == [row.finish_reason for row in python]
 
-    alone = [row.ids for i, p in enumerate(prompts) for row in generate(engine, [p], seed=seeds[i], max_new_tokens=20, **options)]
+    alone = [
+        row.ids
+        for i, p in enumerate(prompts)
+        for row in generate(engine, [p], seed=seeds[i], max_new_tokens=20, **options)
+    ]
     assert alone == [row.ids for row in native]
 
 
@@ -81,7 +89,11 @@ def test_greedy_equals_transformers() -> None:
 def test_both_coins_are_one() -> None:
     rng = random.Random(0)
     for _ in range(2000):
-        arguments = rng.getrandbits(64), rng.getrandbits(rng.choice([4, 32])), rng.getrandbits(rng.choice([10, 40]))
+        arguments = (
+            rng.getrandbits(64),
+            rng.getrandbits(rng.choice([4, 32])),
+            rng.getrandbits(rng.choice([10, 40])),
+        )
         assert coin(*arguments) == _native.coin(*arguments)
 
 

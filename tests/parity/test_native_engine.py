@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from gpt2kit.engine import NativeEngine
-
 from random_models import random_model, relative_error
 
 # float32 sums of at most a few hundred terms in another order.

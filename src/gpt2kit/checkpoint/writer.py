@@ -35,6 +35,7 @@ from gpt2kit.errors import CheckpointError
 from gpt2kit.files import fsync_folder
 
 _ALIGNMENT = 64  # of the data in the file: a cache line, and more than any item needs
+_CHUNK = 2**18  # elements converted at a time, so that a large tensor is never there twice
 _UNITS = {
     "": 1,
     "KB": 10**3,
@@ -74,7 +75,8 @@ def save_checkpoint(
     file: "F32", "F16" or "BF16"; float32 arrays are rounded to it; a uint16 array is taken as the bits of
     bfloat16 and needs "BF16". An `lm_head.weight` that is tied to wte.weight is left out. Above
     `max_shard_size` (bytes, or "5GB") the weights are split into shards with an index. `config` is not
-    changed; the copy that is written names an architecture and the dtype of the weights.
+    changed; the copy that is written names an architecture, the dtype of the weights and n_ctx, an old name
+    of n_positions that llama.cpp's converter asks for.
 
     A new folder is made whole under another name and renamed. In an existing folder every file is written and
     flushed under another name before the first is renamed, and weights in other files of this format are
@@ -90,6 +92,8 @@ def save_checkpoint(
     weights = _checked(tensors, config, dtypes)
     written = {name: dtype for name, (_, dtype) in weights.items()}
     config.dtype = CONFIG_DTYPES[written[WTE]]
+    if "n_ctx" not in config:
+        config.update({"n_ctx": config.n_positions})
     if not config.architectures:
         present = next(
             (arch for start, arch in _ARCHITECTURES if any(n.startswith(start) for n in weights)), None
@@ -207,8 +211,11 @@ def _write_safetensors(path: Path, shard: Shard, metadata: Mapping[str, str]) ->
     with open(path, "xb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for array, dtype in shard.values():
-            data = array if array.dtype == WEIGHT_DTYPES[dtype] else from_float32(array, dtype)
-            file.write(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)
+            flat = np.ascontiguousarray(array).reshape(-1)
+            for i in range(0, flat.size, _CHUNK):
+                part = flat[i : i + _CHUNK]
+                data = part if part.dtype == WEIGHT_DTYPES[dtype] else from_float32(part, dtype)
+                file.write(data.view(np.uint8).data)
         file.flush()
         os.fsync(file.fileno())
 

@@ -22,6 +22,8 @@ OK, FAILURE, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; `args` default to those of the process."""
     arguments = list(sys.argv[1:] if args is None else args)
+    # numpy's BLAS is never called on the way to a text; without its threads numpy loads a fifth faster.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         return _run(arguments)
     except KeyboardInterrupt:

@@ -169,7 +169,9 @@ def _generate(
     shown_as_is: bool,
 ) -> list[Generated]:
     """Run the pipeline and print the text, streaming when there is one row."""
-    is_streamed = given["stream"] and not given["as_json"] and (given["num_return_sequences"] or 1) == 1
+    own = pipe.model_config.num_return_sequences if pipe.model_config is not None else None
+    num_rows = given["num_return_sequences"] or own or 1
+    is_streamed = given["stream"] and not given["as_json"] and num_rows == 1
 
     is_echoed = not given["echo"]
 

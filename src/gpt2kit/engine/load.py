@@ -45,8 +45,7 @@ def load_engine(
     if quant is not None:
         raise EngineError(f"quant is {quant!r}; quantised weights are not supported, only quant=None")
     checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(model, **checkpoint_options)
-    generation_file = checkpoint.folder / "generation_config.json"
-    generation_config = GenerationConfig.from_file(generation_file) if generation_file.is_file() else None
+    generation_config = GenerationConfig.for_model(checkpoint.folder)
     is_cpu = device is None or str(device) == "cpu"
 
     if engine == "auto":
@@ -59,18 +58,27 @@ def load_engine(
         logger.info("engine: %s%s", engine, f" ({reason})" if reason else "")
     if engine == "native":
         if not is_cpu:
-            raise EngineError(f"the native engine runs on the CPU, not on device {device!r}; use engine='torch'")
+            raise EngineError(
+                f"the native engine runs on the CPU, not on device {device!r}; use engine='torch'"
+            )
         if dtype not in ("auto", "float32"):
             raise EngineError(
                 f"the native engine computes in float32, not in {dtype!r}; use dtype='float32' or engine='torch'"
             )
         return NativeEngine.from_checkpoint(checkpoint, threads=threads, generation_config=generation_config)
     if find_spec("torch") is None:
-        raise MissingDependencyError("engine 'torch' needs PyTorch, which is not installed; pip install 'gpt2kit[torch]'")
+        raise MissingDependencyError(
+            "engine 'torch' needs PyTorch, which is not installed; pip install 'gpt2kit[torch]'"
+        )
     from gpt2kit.engine.torch import TorchEngine
 
     if threads is not None:
-        raise EngineError("threads is for the native engine; call torch.set_num_threads() for the torch engine")
+        raise EngineError(
+            "threads is for the native engine; call torch.set_num_threads() for the torch engine"
+        )
     return TorchEngine.from_checkpoint(
-        checkpoint, dtype=dtype, device=device if device is not None else "cpu", generation_config=generation_config
+        checkpoint,
+        dtype=dtype,
+        device=device if device is not None else "cpu",
+        generation_config=generation_config,
     )

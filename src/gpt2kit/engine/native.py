@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 # Names of activation_function that have a native kernel.
 ACTIVATIONS = frozenset(
-    "gelu_new gelu_pytorch_tanh gelu_fast gelu_accurate gelu gelu_python quick_gelu relu silu swish tanh sigmoid "
-    "linear".split()
+    ["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate", "gelu", "gelu_python", "quick_gelu", "relu", "silu", "swish", "tanh", "sigmoid", "linear"]
 )
 
 
@@ -110,7 +109,11 @@ class NativeEngine:
         generation_config: GenerationConfig | None = None,
     ) -> NativeEngine:
         """Use a checkpoint's weights: float32 where they lie in the file, others converted once."""
-        names = [name for name in checkpoint.names() if name.startswith(("wte.", "wpe.", "h.", "ln_f.", "lm_head."))]
+        names = [
+            name
+            for name in checkpoint.names()
+            if name.startswith(("wte.", "wpe.", "h.", "ln_f.", "lm_head."))
+        ]
         weights = {name: checkpoint.float32(name) for name in names}
         if checkpoint.config.tie_word_embeddings:
             weights.pop("lm_head.weight", None)

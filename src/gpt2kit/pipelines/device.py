@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import platform
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def choose_device(device: Any) -> str:
 
 def _accelerator() -> str | None:
     """Return the kind of accelerator that torch can use; imports torch only when there may be one."""
-    has_hardware = platform.system() != "Linux" or any(
+    has_hardware = sys.platform != "linux" or any(
         next(Path(folder).glob(pattern), None) is not None
         for folder, pattern in [
             ("/dev", "nvidia[0-9]*"),

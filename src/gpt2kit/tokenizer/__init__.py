@@ -1,7 +1,7 @@
 """Text to token ids and back: GPT-2's byte-level BPE with a C++ core.
 
-Read in this order: bpe.py (the algorithm, in plain Python), gpt2.py (the class), calling.py (what a call does),
-encoding.py (one encoded sample), vocabulary.py and loading.py (files).
+Read in this order: bpe.py (the algorithm, in plain Python), gpt2.py (the class), calling.py (what a call
+does), encoding.py (one encoded sample), vocabulary.py and loading.py (files).
 """
 
 from gpt2kit.tokenizer.added_token import AddedToken

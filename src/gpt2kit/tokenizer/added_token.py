@@ -14,7 +14,8 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 class AddedToken:
     """A token with its behaviour in text.
 
-    single_word: only where neither neighbour is a word character. lstrip, rstrip: takes the white space on that side.
+    single_word: only where neither neighbour is a word character. lstrip, rstrip: takes the white space on
+    that side.
     special: left out by decode(skip_special_tokens=True) and cut up by split_special_tokens=True.
     normalized: looked for after the others, in what they leave; by default it is the opposite of special.
     """
@@ -34,7 +35,8 @@ class AddedToken:
         for flag in _FLAGS:
             if not isinstance(getattr(self, flag), bool):
                 raise TokenizerError(
-                    f"{flag} of the added token {self.content!r} is {getattr(self, flag)!r}, not true or false"
+                    f"{flag} of the added token {self.content!r} is {getattr(self, flag)!r}, not true or "
+                    "false"
                 )
 
     def __str__(self) -> str:
@@ -46,7 +48,7 @@ class AddedToken:
 
 
 def as_added_token(value: Any, *, special: bool = False) -> AddedToken:
-    """Turn a str, an AddedToken (ours or that of `tokenizers`) or its dict from a JSON file into an AddedToken.
+    """Turn a str, an AddedToken (also of `tokenizers`) or its dict from a JSON file into an AddedToken.
 
     special is for a str; the other forms say it themselves. Raises TokenizerError for anything else.
     """

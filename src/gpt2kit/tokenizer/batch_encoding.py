@@ -33,8 +33,8 @@ class TokenSpan(NamedTuple):
 class BatchEncoding(UserDict[Any, Any]):
     """Holds input_ids, attention_mask and so on; keys are attributes too.
 
-    The methods from tokens() on need the encodings that a tokenizer puts in. Where they take a batch index it may be
-    left out for the first sample.
+    The methods from tokens() on need the encodings that a tokenizer puts in. Where they take a batch index it
+    may be left out for the first sample.
     """
 
     def __init__(
@@ -157,7 +157,8 @@ class BatchEncoding(UserDict[Any, Any]):
     ) -> BatchEncoding:
         """Turn the values into tensors in place: "np" NumPy, "pt" PyTorch, None leaves lists.
 
-        Raises TokenizerError if the rows of a value differ in length.
+        With "pt", raises TokenizerError if the rows of a value differ in length; "np" makes an array of
+        arrays.
         """
         if tensor_type is None:
             return self
@@ -197,12 +198,24 @@ def _tensor_functions(kind: str) -> tuple[Callable[[Any], Any], Callable[[Any], 
             raise MissingDependencyError("return_tensors='pt' needs torch: pip install 'gpt2kit[torch]'")
         import torch
 
-        return lambda value: torch.from_numpy(_as_numpy(value)), torch.is_tensor
+        return _as_torch, torch.is_tensor
     raise TokenizerError(f"tensors of type {kind!r} are not supported; use 'np', 'pt' or None")
 
 
-def _as_numpy(value: Any) -> Any:
-    array = np.asarray(value)
+def _as_torch(value: Any) -> Any:
+    import torch
+
+    array = _as_numpy(value)
     if array.dtype == object:
         raise ValueError("rows of different lengths")
+    return torch.from_numpy(array)
+
+
+def _as_numpy(value: Any) -> Any:
+    """An array of integers; rows of different lengths make an array of arrays, as in Transformers."""
+    if isinstance(value, (list, tuple)) and len({len(row) for row in value if hasattr(row, "__len__")}) > 1:
+        array = np.empty(len(value), dtype=object)
+        array[:] = [np.asarray(row) for row in value]
+        return array
+    array = np.asarray(value)
     return array.astype(np.int64) if array.size == 0 else array

@@ -3,12 +3,13 @@
 It is slow and short on purpose. Text goes through three steps:
 
 1. `split_pieces`: GPT-2's pattern cuts the text into pieces; nothing is lost.
-2. `BYTE_TO_CHAR`: the UTF-8 bytes of a piece are spelt with printable characters, so that a token is a string.
-3. `merge`: the adjacent pair of lowest rank is merged, leftmost first, until no pair has a rank.
+2. `BYTE_TO_CHAR`: the UTF-8 bytes of a piece are spelt with printable characters, so that a token is a
+string. 3. `merge`: the adjacent pair of lowest rank is merged, leftmost first, until no pair has a rank.
 
 Added tokens, special or not, are found before step 1 and are not part of this module.
 """
 
+import itertools
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -58,11 +59,7 @@ def merge(symbols: list[str], ranks: Mapping[tuple[str, str], int]) -> list[str]
     """
     symbols = list(symbols)
     while True:
-        candidates = [
-            (ranks[pair], i)
-            for i, pair in enumerate(zip(symbols, symbols[1:], strict=False))
-            if pair in ranks
-        ]
+        candidates = [(ranks[pair], i) for i, pair in enumerate(itertools.pairwise(symbols)) if pair in ranks]
         if not candidates:
             return symbols
         _, i = min(candidates)
@@ -86,8 +83,8 @@ def encode(text: str | bytes, vocab: Mapping[str, int], ranks: Mapping[tuple[str
 def token_bytes(token: str) -> bytes:
     """Give the bytes that a token's spelling stands for.
 
-    A spelling with a character outside the byte alphabet (an added token such as "<|im start|>") stands for its own
-    UTF-8.
+    A spelling with a character outside the byte alphabet (an added token such as "<|im start|>") stands for
+    its own UTF-8.
     """
     if all(char in CHAR_TO_BYTE for char in token):
         return bytes(CHAR_TO_BYTE[char] for char in token)

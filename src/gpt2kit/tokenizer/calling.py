@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gpt2kit.errors import TokenizerError
 from gpt2kit.tokenizer.batch_encoding import BatchEncoding
 from gpt2kit.tokenizer.encoding import Encoding, Padding, Part, Rows, Special, Stretch
-from gpt2kit.tokenizer.template import Slot, Template
+from gpt2kit.tokenizer.template import Slot, SpecialSlot, Template
 from gpt2kit.tokenizer.truncation import Range, target_sizes, windows
 
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ def resolve_lengths(
         )
     if padding == "longest" and max_length is not None and no_truncation and verbose:
         warnings.warn(
-            "max_length is not used: padding is 'longest' and nothing is truncated; padding='max_length' pads to it",
+            "max_length is not used: padding is 'longest' and nothing is truncated; padding='max_length' "
+            "pads to it",
             stacklevel=4,
         )
     if max_length is None and tokenizer.model_max_length <= NO_LIMIT:
@@ -118,14 +119,15 @@ def resolve_lengths(
     both = padding != "do_not_pad" and truncation != "do_not_truncate"
     if both and pad_to_multiple_of and max_length is not None and max_length % pad_to_multiple_of:
         raise TokenizerError(
-            f"max_length is {max_length}, not a multiple of pad_to_multiple_of, {pad_to_multiple_of}; with truncation "
+            f"max_length is {max_length}, not a multiple of pad_to_multiple_of, {pad_to_multiple_of}; "
+            "with truncation "
             "and padding both on it must be"
         )
     return Lengths(padding, truncation, max_length)
 
 
 def split_samples(text: Any, text_pair: Any, is_split_into_words: bool) -> tuple[list[Sample], bool]:
-    """Bring the accepted input forms to a list of (first, second or None), and tell whether a batch was given."""
+    """Bring the input forms to a list of (first, second or None), and tell whether a batch was given."""
     if is_split_into_words:
         is_batch = isinstance(text, (list, tuple)) and len(text) > 0 and isinstance(text[0], (list, tuple))
     else:
@@ -141,10 +143,10 @@ def split_samples(text: Any, text_pair: Any, is_split_into_words: bool) -> tuple
         )
     else:
         samples = list(zip(text, text_pair, strict=True))
-    for sample in samples:
-        for sequence in sample:
-            if sequence is not None:
-                _check_sequence(sequence, is_split_into_words)
+    for first, second in samples:
+        _check_sequence(first, is_split_into_words)
+        if second is not None:
+            _check_sequence(second, is_split_into_words)
     return samples, is_batch
 
 
@@ -182,6 +184,12 @@ def encode_batch(tokenizer: GPT2Tokenizer, text: Any, text_pair: Any, options: C
     )
     if isinstance(options.stride, bool) or not isinstance(options.stride, int) or options.stride < 0:
         raise TokenizerError(f"stride is {options.stride!r}; it must be an integer from 0 up")
+    room = (lengths.max_length or 0) - tokenizer.num_special_tokens_to_add()
+    if lengths.truncation != "do_not_truncate" and options.stride > room:
+        raise TokenizerError(
+            f"stride is {options.stride}; it must be less than the {room} tokens that max_length leaves "
+            "for text"
+        )
     samples, is_batch = split_samples(text, text_pair, options.is_split_into_words)
     encodings = _encode_samples(tokenizer, samples, lengths, options)
     if lengths.padding != "do_not_pad":
@@ -199,11 +207,14 @@ def _encode_samples(
     rows = Rows(
         tokenizer.bpe,
         [sequence for sample in samples for sequence in sample if sequence is not None],
-        tokenizer.split_special_tokens if split_special is None else split_special,
+        bool(tokenizer.split_special_tokens if split_special is None else split_special),
         # The words of a split text have lost the spaces between them, so each gets one.
-        options.is_split_into_words or (tokenizer.add_prefix_space if prefix_space is None else prefix_space),
+        options.is_split_into_words
+        or bool(tokenizer.add_prefix_space if prefix_space is None else prefix_space),
         num_threads(),
         tokenizer.tokens.token,
+        frozenset(tokenizer.all_special_ids)
+        | {part.id for part in template.pair if isinstance(part, SpecialSlot)},
         template.trim_offsets,
         template.trim_keeps_first,
     )

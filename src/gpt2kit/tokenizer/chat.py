@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -28,7 +29,7 @@ _MIN_JINJA = (3, 1, 6)
 def get_chat_template(
     tokenizer: GPT2Tokenizer, chat_template: str | None = None, tools: Sequence[Any] | None = None
 ) -> str:
-    """Give the template that a call means: the argument (a template, or the name of one), or the tokenizer's own."""
+    """Give the template that a call means: the argument (a template or its name), or the tokenizer's own."""
     own = tokenizer.chat_template
     if isinstance(own, Mapping):
         if chat_template is not None:
@@ -43,7 +44,8 @@ def get_chat_template(
     template = own if chat_template is None else chat_template
     if template is None:
         raise TokenizerError(
-            "the tokenizer has no chat template (GPT-2 is not a chat model); set tokenizer.chat_template or pass "
+            "the tokenizer has no chat template (GPT-2 is not a chat model); set tokenizer.chat_template "
+            "or pass "
             "chat_template"
         )
     return template
@@ -69,10 +71,10 @@ def apply_chat_template(
 ) -> Any:
     """Render a chat, or a list of chats, and encode it.
 
-    conversation: messages with "role" and "content". continue_final_message: leave the last message open (a str names
-    its field). variables go to the template. Returns a BatchEncoding; with return_dict=False the ids; with
-    tokenize=False the text. return_assistant_tokens_mask adds "assistant_masks": 1 for what {% generation %} blocks
-    hold.
+    conversation: messages with "role" and "content". continue_final_message: leave the last message open (a
+    str names its field). variables go to the template. Returns a BatchEncoding; with return_dict=False the
+    ids; with tokenize=False the text. return_assistant_tokens_mask adds "assistant_masks": 1 for what
+    {% generation %} blocks hold.
     """
     if return_assistant_tokens_mask and not (return_dict and tokenize):
         raise TokenizerError("return_assistant_tokens_mask needs return_dict=True and tokenize=True")
@@ -82,7 +84,8 @@ def apply_chat_template(
         )
     if variables.get("sanitize_control_tokens"):
         raise TokenizerError(
-            "sanitize_control_tokens is not supported; render with tokenize=False and encode the user's texts with "
+            "sanitize_control_tokens is not supported; render with tokenize=False and encode the user's "
+            "texts with "
             "split_special_tokens=True"
         )
     if len(conversation) == 0:
@@ -113,7 +116,8 @@ def apply_chat_template(
         return encoded["input_ids"]
     if return_assistant_tokens_mask:
         masks = [
-            _assistant_mask(encoding, row) for encoding, row in zip(encoded.encodings or (), spans, strict=True)
+            _assistant_mask(encoding, row)
+            for encoding, row in zip(encoded.encodings or (), spans, strict=True)
         ]
         encoded["assistant_masks"] = masks if is_batch or return_tensors else masks[0]
         encoded.convert_to_tensors(return_tensors)
@@ -123,7 +127,8 @@ def apply_chat_template(
 def parse_response(tokenizer: GPT2Tokenizer, response: Any, schema: Any = None, **options: Any) -> Any:
     """Refuse: response templates describe what chat models write, and there is none for GPT-2."""
     raise TokenizerError(
-        "parse_response reads a chat model's reply by its response_template; GPT-2 tokenizers have none, and gpt2kit "
+        "parse_response reads a chat model's reply by its response_template; GPT-2 tokenizers have none, "
+        "and gpt2kit "
         "does not interpret them"
     )
 
@@ -151,8 +156,6 @@ def render_chats(
     Raises TokenizerError with the template's own message if it refuses the chat.
     """
     import_jinja()
-    from jinja2 import TemplateError
-
     for tool in tools or ():
         if not isinstance(tool, Mapping):
             raise TokenizerError(f"each tool must be a JSON schema as a dict, not {tool!r:.60}")
@@ -175,7 +178,9 @@ def render_chats(
                     **_plain(variables),
                 ):
                     blocks.append(block)
-        except TemplateError as error:
+        except TokenizerError:
+            raise
+        except Exception as error:  # a template is foreign code, which may fail in any way
             raise TokenizerError(f"the chat template refused the chat: {error}") from error
         text = "".join(blocks)
         texts.append(text if ending is None else _cut_continuation(text, ending))
@@ -192,7 +197,8 @@ def import_jinja() -> None:
     version = tuple(int(part) for part in jinja2.__version__.split(".")[:3] if part.isdecimal())
     if version < _MIN_JINJA:
         raise MissingDependencyError(
-            f"chat templates need jinja2 3.1.6 or newer, where the sandbox is safe; {jinja2.__version__} is installed"
+            f"chat templates need jinja2 3.1.6 or newer, where the sandbox is safe; {jinja2.__version__} "
+            "is installed"
         )
 
 
@@ -202,11 +208,10 @@ class _Tracked:
         self.spans: list[Span] = []
 
 
-class _Tracker:
-    """Knows which rendering is under way, for {% generation %} to note where its text stands."""
+class _Tracker(threading.local):
+    """Knows which rendering this thread has under way, for {% generation %} to note where its text stands."""
 
-    def __init__(self) -> None:
-        self.current: _Tracked | None = None
+    current: _Tracked | None = None
 
     @contextmanager
     def track(self) -> Iterator[_Tracked]:

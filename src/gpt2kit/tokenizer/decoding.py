@@ -22,7 +22,8 @@ def decode(
 ) -> Any:
     """Text of token ids (a list, an array or tensor, a single id); a list of texts for a batch of them.
 
-    Ids that no token has stand for nothing. Bytes that are not UTF-8 become what the tokenizer's `errors` says.
+    Ids that no token has stand for nothing. Bytes that are not UTF-8 become what the tokenizer's `errors`
+    says.
     """
     if isinstance(token_ids, Mapping):
         token_ids = token_ids["input_ids"]
@@ -84,7 +85,8 @@ def _clean_up(tokenizer: GPT2Tokenizer, text: str) -> str:
         return clean_up_tokenization(text)
     if tokenizer.warn_once("clean_up"):
         logger.warning(
-            "clean_up_tokenization_spaces is not done: it takes spaces out of a byte-level BPE's text that belong "
+            "clean_up_tokenization_spaces is not done: it takes spaces out of a byte-level BPE's text "
+            "that belong "
             "there; clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output=True forces it"
         )
     return text

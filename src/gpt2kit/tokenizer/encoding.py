@@ -1,7 +1,8 @@
 """One encoded sample: its tokens, and where in the text they come from.
 
-An Encoding is a short list of parts (a stretch of an encoded text, a special token, padding). Ids are put together
-when asked for; offsets and word numbers are computed when first asked for, for all texts of a call at once.
+An Encoding is a short list of parts (a stretch of an encoded text, a special token, padding). Ids are put
+together when asked for; offsets and word numbers are computed when first asked for, for all texts of a call
+at once.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -61,6 +62,7 @@ class Rows:
     prefix_space: bool
     threads: int
     to_token: Callable[[int], str | None]
+    other_ids: frozenset[int]  # of the special tokens and the padding that encodings may have besides
     trim_offsets: bool = False
     trim_keeps_first: bool = True
     ids: list[list[int]] = field(init=False)
@@ -68,6 +70,11 @@ class Rows:
     def __post_init__(self) -> None:
         rows = self.bpe.encode_lists(self._flat_texts(), self.split_special, self.prefix_space, self.threads)
         self.ids = [self._join(rows, first, last) for first, last in self._flat_ranges()]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: what is known of the tokens, without the tokenizer that knows it."""
+        names = {id: self.to_token(id) for row in (*self.ids, self.other_ids) for id in row}
+        return {"ids": self.ids, "details": self.details, "to_token": names.get}
 
     def _is_split(self) -> bool:
         return any(not isinstance(text, str) for text in self.texts)
@@ -143,7 +150,8 @@ class Encoding:
         return sum(_size(part) for part in self.parts)
 
     def __repr__(self) -> str:
-        return f"Encoding(num_tokens={len(self)}, n_sequences={self.n_sequences}, overflowing={len(self.overflowing)})"
+        numbers = f"num_tokens={len(self)}, n_sequences={self.n_sequences}"
+        return f"Encoding({numbers}, overflowing={len(self.overflowing)})"
 
     @property
     def ids(self) -> list[int]:
@@ -198,7 +206,7 @@ class Encoding:
 
     @property
     def offsets(self) -> list[tuple[int, int]]:
-        """First character and last character + 1 of each token, in its text or, if that came split, in its word."""
+        """First character and last character + 1 of each token, in its text or its word."""
         result: list[tuple[int, int]] = []
         for part in self.parts:
             if isinstance(part, Stretch):
@@ -209,7 +217,7 @@ class Encoding:
 
     @property
     def word_ids(self) -> list[int | None]:
-        """Number of the word that a token is of: a piece of the text, or a word as given if the text came split."""
+        """Number of the word that a token is of: a piece of the text, or a word as it came split."""
         result: list[int | None] = []
         for part in self.parts:
             if isinstance(part, Stretch):

@@ -44,7 +44,8 @@ class GPT2Tokenizer:
     tokenizer.json; vocab alone may be a file of tiktoken ranks. from_pretrained is the usual way in.
 
     errors: what decode does with bytes that are not UTF-8, as in bytes.decode.
-    add_prefix_space: put a space before text that does not start with one, so that its first word is like any other.
+    add_prefix_space: put a space before text that does not start with one, so that its first word is like any
+    other.
     add_bos_token, add_eos_token: put those tokens around each sequence.
     None for one of these means what the file says.
     """
@@ -116,7 +117,14 @@ class GPT2Tokenizer:
         file = load_vocabulary(
             vocab_file if vocab is None else vocab, merges_file if merges is None else merges, tokenizer_file
         )
-        codecs.lookup_error(errors)  # a LookupError now rather than at the first decode
+        try:
+            codecs.lookup_error(errors)
+        except LookupError:
+            raise TokenizerError(
+                f"errors is {errors!r}, which is no error handler; bytes.decode knows 'replace', "
+                "'strict', 'ignore' "
+                "and others"
+            ) from None
         self.errors = errors
         self.name_or_path = name_or_path
         self.model_max_length = NO_MAX_LENGTH if model_max_length is None else model_max_length
@@ -243,7 +251,7 @@ class GPT2Tokenizer:
     def add_special_tokens(
         self, special_tokens_dict: Mapping[str, Any], replace_extra_special_tokens: bool = True
     ) -> int:
-        """Set named tokens ("pad_token": ...) and "extra_special_tokens"; returns how many are new or changed."""
+        """Set named tokens and "extra_special_tokens"; returns how many are new or changed."""
         num_added = self.tokens.add_special(special_tokens_dict, replace_extra_special_tokens)
         self.update_template()
         return num_added
@@ -283,6 +291,12 @@ class GPT2Tokenizer:
         if add_bos is not None or add_eos is not None or file.template is None:
             self._template_flags = (bool(add_bos), bool(add_eos))
             return self._make_template(*self._template_flags)
+        for part in (*file.template.single, *file.template.pair):
+            if isinstance(part, SpecialSlot) and self.tokens.token(part.id) != part.token:
+                raise TokenizerError(
+                    f"the post_processor puts {part.token!r} with id {part.id} around texts, but that id is "
+                    f"{self.tokens.token(part.id)!r}"
+                )
         return file.template
 
     def _make_template(self, add_bos: bool, add_eos: bool) -> Template:
@@ -341,8 +355,8 @@ class GPT2Tokenizer:
     ) -> list[int]:
         """Tell special tokens (1) from text (0).
 
-        With already_has_special_tokens the ids are looked at; without, the mask is that of the sequences with the
-        special tokens put around them.
+        With already_has_special_tokens the ids are looked at; without, the mask is that of the sequences with
+        the special tokens put around them.
         """
         if already_has_special_tokens:
             if token_ids_1 is not None:
@@ -389,10 +403,11 @@ class GPT2Tokenizer:
     ) -> BatchEncoding:
         """Encode one sequence, a pair, or a batch of either.
 
-        text: a str; with is_split_into_words a list of str, each of which gets a space before it. A list of these is
-        a batch. text_target is encoded too; if text is given as well its ids are the `labels`.
-        padding: False, True or "longest", "max_length". truncation: False, True or "longest_first", "only_first",
-        "only_second"; max_length alone asks for truncation. stride: overlap of the overflowing parts, in tokens.
+        text: a str; with is_split_into_words a list of str, each of which gets a space before it. A list of
+        these is a batch. text_target is encoded too; if text is given as well its ids are the `labels`.
+        padding: False, True or "longest", "max_length". truncation: False, True or "longest_first",
+        "only_first", "only_second"; max_length alone asks for truncation. stride: overlap of the overflowing
+        parts, in tokens.
         return_tensors: None (lists), "np", "pt". tokenizer_kwargs: more of these options, which win.
         """
         given = {name: value for name, value in locals().items() if name in CallOptions.__dataclass_fields__}
@@ -425,7 +440,7 @@ class GPT2Tokenizer:
         if isinstance(text, str) and text_pair is None and not options:
             num_special = self.template.num_special(False) if add_special_tokens else 0
             if num_special == 0:
-                ids = self.bpe.encode(text, self.split_special_tokens, self.add_prefix_space)
+                ids = self.bpe.encode(text, bool(self.split_special_tokens), bool(self.add_prefix_space))
                 self.warn_if_too_long(len(ids))
                 return ids
         return self(text, text_pair, add_special_tokens=add_special_tokens, **options)["input_ids"]
@@ -439,8 +454,8 @@ class GPT2Tokenizer:
         """
         return self.bpe.encode_arrays(
             texts,
-            self.split_special_tokens,
-            self.add_prefix_space,
+            bool(self.split_special_tokens),
+            bool(self.add_prefix_space),
             num_threads() if threads is None else threads,
         )
 
@@ -448,7 +463,7 @@ class GPT2Tokenizer:
         """Token ids of bytes that need not be UTF-8; decode_bytes gives the same bytes back."""
         if not isinstance(data, bytes):
             raise TokenizerError(f"data must be bytes, not {type(data).__name__}")
-        return self.bpe.encode(data, self.split_special_tokens, False)
+        return self.bpe.encode(data, bool(self.split_special_tokens), False)
 
     def tokenize(
         self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 # Files that a tokenizer may need from the hub.
 FILE_PATTERNS = [
     "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "chat_template.jinja", "additional_chat_templates/*.jinja", "encoder.json", "vocab.bpe",
-    "*.tiktoken",
+    "added_tokens.json", "chat_template.jinja", "additional_chat_templates/*.jinja", "encoder.json",
+    "vocab.bpe", "*.tiktoken",
 ]  # fmt: skip
 _HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
-# What callers of Transformers pass out of habit; nothing here is remote code, slow, or needs a proxy of its own.
+# What callers of Transformers pass out of habit; nothing here is remote code, slow, or needs a proxy of its
+# own.
 _IGNORED_OPTIONS = (
     "use_fast",
     "trust_remote_code",
@@ -50,9 +51,9 @@ def load_tokenizer(
 ) -> GPT2Tokenizer:
     """Load a tokenizer.
 
-    The path is a folder with tokenizer.json, or vocab.json and merges.txt, or tiktoken ranks; one such file; or a
-    name on the hub, for which revision, subfolder, cache_dir, token, local_files_only and force_download hold.
-    Further options are those of GPT2Tokenizer and win over tokenizer_config.json.
+    The path is a folder with tokenizer.json, or vocab.json and merges.txt, or tiktoken ranks; one such file;
+    or a name on the hub, for which revision, subfolder, cache_dir, token, local_files_only and force_download
+    hold. Further options are those of GPT2Tokenizer and win over tokenizer_config.json.
     """
     for name in _IGNORED_OPTIONS:
         options.pop(name, None)
@@ -79,7 +80,13 @@ def load_tokenizer(
             # The tokenizer.json says what is put around a text; only the caller overrides that.
             for name in ("add_bos_token", "add_eos_token"):
                 settings[name] = options.get(name)
-        tokenizer = cls(*init_inputs, **(settings | files))
+        try:
+            tokenizer = cls(*init_inputs, **(settings | files))
+        except TokenizerError as error:
+            names = [path.name for path in files.values()]
+            if any(name in str(error) for name in names):
+                raise
+            raise TokenizerError(f"{folder} ({', '.join(names)}): {error}") from None
         tokenizer.config_extras = extras
         named = named_in_file | named
     for key, token in named.items():
@@ -112,7 +119,8 @@ def _vocabulary_files(folder: Path, options: dict[str, Any]) -> dict[str, Path]:
     if ranks:
         return {"vocab": ranks[0]}
     raise TokenizerError(
-        f"{folder} holds no tokenizer; it needs tokenizer.json, or vocab.json and merges.txt, or a .tiktoken file"
+        f"{folder} holds no tokenizer; it needs tokenizer.json, or vocab.json and merges.txt, or a "
+        ".tiktoken file"
     )
 
 

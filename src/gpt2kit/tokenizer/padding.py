@@ -26,9 +26,9 @@ def pad(
 ) -> BatchEncoding:
     """Pad one sample or a batch to one length.
 
-    encoded_inputs: a dict of lists, arrays or tensors with "input_ids" (one sample or a batch), or a list of such
-    dicts. What is not input_ids, attention_mask, token_type_ids or special_tokens_mask is passed on as it is.
-    The result has lists, or what the input had (np or pt), or return_tensors.
+    encoded_inputs: a dict of lists, arrays or tensors with "input_ids" (one sample or a batch), or a list of
+    such dicts. What is not input_ids, attention_mask, token_type_ids or special_tokens_mask is passed on as
+    it is. The result has lists, or what the input had (np or pt), or return_tensors.
     """
     if (
         isinstance(encoded_inputs, (list, tuple))

@@ -44,11 +44,13 @@ def save_pretrained(
     directory: str | PathLike[str],
     legacy_format: bool | None = None,
     filename_prefix: str | None = None,
+    save_jinja_files: bool = True,
 ) -> tuple[str, ...]:
     """Write everything that from_pretrained needs and return the paths.
 
     legacy_format: False writes tokenizer.json and tokenizer_config.json; True writes vocab.json, merges.txt,
     special_tokens_map.json and added_tokens.json instead of the former; None writes all of them.
+    save_jinja_files: False puts the chat templates into tokenizer_config.json.
     """
     folder = _folder(directory)
 
@@ -57,7 +59,7 @@ def save_pretrained(
 
     config = _config(tokenizer)
     written: list[str] = [str(path("tokenizer_config.json"))]
-    written += save_chat_templates(tokenizer, directory, config, filename_prefix)
+    written += save_chat_templates(tokenizer, directory, config, filename_prefix, save_jinja_files)
     _write(path("tokenizer_config.json"), _pretty(config))
     if legacy_format is not True:
         _write(path("tokenizer.json"), to_tokenizer_json(tokenizer))
@@ -82,9 +84,9 @@ def save_chat_templates(
     filename_prefix: str | None = None,
     save_jinja_files: bool = True,
 ) -> list[str]:
-    """Write the chat templates as .jinja files, or into tokenizer_config (changed in place) if those are not wanted.
+    """Write the chat templates as .jinja files, or into tokenizer_config if those are not wanted.
 
-    Returns the paths of the files written.
+    tokenizer_config is changed in place. Returns the paths of the files written.
     """
     templates = tokenizer.chat_template
     tokenizer_config.pop("chat_template", None)

@@ -57,7 +57,7 @@ def bos_eos_template(bos: tuple[str, int] | None, eos: tuple[str, int] | None) -
 
 
 def read_template(value: Any) -> Template:
-    """Read the post_processor of a tokenizer.json. Raises TokenizerError for kinds that GPT-2 does not use."""
+    """Read the post_processor of a tokenizer.json; TokenizerError for kinds that GPT-2 does not use."""
     if value is None:
         return Template()
     kind = value.get("type") if isinstance(value, dict) else None
@@ -82,7 +82,8 @@ def read_template(value: Any) -> Template:
                 result = Template(read.single, read.pair, result.trim_offsets, result.trim_keeps_first)
         return result
     raise TokenizerError(
-        f"post_processor {kind!r} is not one that a GPT-2 tokenizer has; it may be ByteLevel, TemplateProcessing or "
+        f"post_processor {kind!r} is not one that a GPT-2 tokenizer has; it may be ByteLevel, "
+        "TemplateProcessing or "
         "a Sequence of them"
     )
 

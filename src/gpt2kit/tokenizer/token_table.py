@@ -1,13 +1,15 @@
-"""The tokens of a tokenizer beside its base vocabulary: added ones, and those with a name or a special role."""
+"""The tokens beside the base vocabulary: added ones, and those with a name or a special role."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 from gpt2kit._native import Bpe
 from gpt2kit.errors import TokenizerError
 from gpt2kit.tokenizer.added_token import AddedToken, as_added_token
+from gpt2kit.tokenizer.vocabulary import make_vocabulary
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 MAX_TOKEN_ID = (1 << 22) - 1  # as in the core
@@ -44,7 +46,7 @@ class TokenTable:
         return self.base.token_to_id(token) if id is None else id
 
     def find_or_unknown(self, token: str) -> int | None:
-        """Id of a token; that of unk_token if there is no such token; None if there is no unk_token either."""
+        """Id of a token; that of unk_token if there is no such token; None without that."""
         id = self.find(token)
         unknown = self.named.get("unk_token")
         return self.find(unknown.content) if id is None and unknown is not None else id
@@ -97,10 +99,27 @@ class TokenTable:
         """How many tokens there are in all."""
         return self.base.size + sum(self.base.id_to_token(id) is None for id in self._by_id)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle, which data loaders use to hand a tokenizer to their processes."""
+        base = (self.base.vocab(), self.base.merges(), self.base.ignore_merges)
+        return self.__dict__ | {"base": base, "_bpe": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vocab, merges, ignore_merges = state["base"]
+        file = make_vocabulary(vocab, merges, ignore_merges=ignore_merges)
+        self.__dict__.update(state | {"base": file.bpe})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TokenTable:
+        result = TokenTable(self.base)  # immutable, so it is shared
+        result.__dict__.update(
+            {key: value if key in ("base", "_bpe") else copy(value) for key, value in self.__dict__.items()}
+        )
+        return result
+
     # ---- roles
 
     def set_named(self, name: str, value: Any) -> None:
-        """Set bos_token or the like to a str (which is special), an AddedToken or None. It need not have an id."""
+        """Set bos_token or the like to a str, which is special, an AddedToken or None."""
         if value is None:
             self.named.pop(name, None)
         else:

@@ -26,8 +26,10 @@ def train_new_from_iterator(
     """Train a tokenizer like this one on other texts.
 
     text_iterator: texts, or lists of them. vocab_size counts the 256 bytes and the special tokens.
-    length: number of texts, for the progress bar. special_tokens_map renames special tokens of this tokenizer.
-    trainer_options: those of tokenizers.trainers.BpeTrainer (min_frequency, show_progress, max_token_length ...).
+    length: number of texts, for the progress bar. special_tokens_map renames special tokens of this
+    tokenizer.
+    trainer_options: those of tokenizers.trainers.BpeTrainer (min_frequency, show_progress, max_token_length
+    ...).
     """
     try:
         from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -41,7 +43,8 @@ def train_new_from_iterator(
     special += [str(token) for token in new_special_tokens or [] if str(token) not in special]
     if vocab_size < 256 + len(special):
         raise TokenizerError(
-            f"vocab_size is {vocab_size}; it must be at least {256 + len(special)}: 256 bytes and {len(special)} "
+            f"vocab_size is {vocab_size}; it must be at least {256 + len(special)}: 256 bytes and "
+            f"{len(special)} "
             "special tokens"
         )
     trained = Tokenizer(models.BPE())
@@ -80,5 +83,7 @@ def train_new_from_iterator(
     for name in NAMES:
         token = tokenizer.tokens.named.get(name)
         content = None if token is None else renamed.get(token.content, token.content)
-        setattr(result, name, None if token is None else AddedToken(**(token.as_dict() | {"content": content})))
+        setattr(
+            result, name, None if token is None else AddedToken(**(token.as_dict() | {"content": content}))
+        )
     return result

@@ -8,7 +8,7 @@ Range = tuple[int, int]  # tokens [start, stop) of a row
 
 
 def windows(size: int, length: int, stride: int, side: str) -> list[Range]:
-    """Cut `size` tokens into windows of `length` that overlap by `stride`; the first one is kept, the rest overflows.
+    """Cut `size` tokens into windows of `length` that overlap by `stride`: one is kept, the rest overflows.
 
     side "right" keeps the start of the text, "left" its end.
 
@@ -21,7 +21,8 @@ def windows(size: int, length: int, stride: int, side: str) -> list[Range]:
         return [(0, 0), (0, size)]
     if stride >= length:
         raise TokenizerError(
-            f"stride is {stride}; it must be less than the {length} tokens that max_length leaves for the sequence "
+            f"stride is {stride}; it must be less than the {length} tokens that max_length leaves for "
+            "the sequence "
             "that is cut"
         )
     ranges: list[Range] = []
@@ -37,8 +38,8 @@ def windows(size: int, length: int, stride: int, side: str) -> list[Range]:
 def target_sizes(first: int, second: int | None, max_length: int, strategy: str) -> tuple[int, int | None]:
     """How many tokens each sequence keeps, so that together they are at most max_length.
 
-    strategy is "longest_first", "only_first" or "only_second". Raises TokenizerError if it cannot be done by cutting
-    the sequence that the strategy names.
+    strategy is "longest_first", "only_first" or "only_second". Raises TokenizerError if it cannot be done by
+    cutting the sequence that the strategy names.
     """
     if max_length == 0:
         return 0, None if second is None else 0

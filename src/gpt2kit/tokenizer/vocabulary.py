@@ -1,7 +1,7 @@
 """Reading vocabularies: vocab.json with merges.txt, tokenizer.json, tiktoken ranks.
 
-The large parts are parsed in C++; what is small is read here. Damaged and foreign files give a TokenizerError that
-names the file and what is wrong with it.
+The large parts are parsed in C++; what is small is read here. Damaged and foreign files give a TokenizerError
+that names the file and what is wrong with it.
 """
 
 from __future__ import annotations
@@ -42,12 +42,13 @@ def load_vocabulary(
     merges: str | PathLike[str] | Sequence[str | Sequence[str]] | None,
     tokenizer_file: str | PathLike[str] | None,
 ) -> VocabularyFile:
-    """Load what was given: vocab with merges, each a path or the object itself; tiktoken ranks; or a tokenizer.json."""
+    """Load vocab with merges, each a path or the object itself; tiktoken ranks; or a tokenizer.json."""
     if vocab is None and tokenizer_file is not None:
         return read_tokenizer_json(tokenizer_file)
     if vocab is None:
         raise TokenizerError(
-            "no vocabulary was given; pass vocab and merges, or tokenizer_file, or use GPT2Tokenizer.from_pretrained"
+            "no vocabulary was given; pass vocab and merges, or tokenizer_file, or use "
+            "GPT2Tokenizer.from_pretrained"
         )
     if isinstance(vocab, Mapping):
         return make_vocabulary(vocab, merges if merges is not None else [])
@@ -66,7 +67,7 @@ def make_vocabulary(
     *,
     ignore_merges: bool = False,
 ) -> VocabularyFile:
-    """Build from token to id, and merges as "left right" or (left, right) by rising rank; or from their files.
+    """Build from token to id, and merges ("left right" or pairs) by rising rank; or from their files.
 
     OpenAI's encoder.json and vocab.bpe are a vocab.json and a merges.txt.
     """

@@ -226,6 +226,14 @@ def test_writing_leaves_the_given_configuration_alone_and_other_files_too(tmp_pa
     assert open_checkpoint(tmp_path).metadata == {"format": "pt", "note": "x"}
 
 
+def test_configuration_has_the_keys_that_converters_ask_for(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "m", tiny.tensors(), tiny.CONFIG, dtypes="F16")
+    written = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert (written["n_ctx"], written["n_positions"], written["dtype"]) == (6, 6, "float16")
+    assert (written["architectures"], written["model_type"]) == (["GPT2LMHeadModel"], "gpt2")
+    assert {"n_embd", "n_head", "n_layer", "layer_norm_epsilon"} <= set(written)
+
+
 def test_failure_while_writing_keeps_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_checkpoint(tmp_path / "m", tiny.tensors(seed=0), tiny.CONFIG)
     calls = []

@@ -1,9 +1,12 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from fakes import FakeEngine, FakeTokenizer
+from fakes import FakeEngine, FakeTokenizer, write_tiny_model
+from gpt2kit.checkpoint import open_checkpoint
+from gpt2kit.engine import NativeEngine
 from gpt2kit.errors import EngineError, GenerationError
 from gpt2kit.pipelines import TextGenerationPipeline, device, pipeline
 
@@ -29,6 +32,54 @@ def test_the_task_may_be_left_out_but_not_mistyped():
         GenerationError, match="no pipeline for task 'text-generaton'; available: text-generation"
     ):
         pipeline("text-generaton")
+
+
+def test_a_folder_brings_engine_tokenizer_and_options(tmp_path):
+    write_tiny_model(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"do_sample": false, "max_new_tokens": 3}')
+    pipe = pipeline("text-generation", model=tmp_path)
+    assert isinstance(pipe.engine, NativeEngine)
+    (row,) = pipe.generate(["hello"])
+    assert (len(row.ids), row.num_prompt_tokens) == (3, 1)
+    assert pipeline(model=str(tmp_path), tokenizer=str(tmp_path))("hello") == pipe("hello")
+    assert pipeline(model=open_checkpoint(tmp_path))("hello") == pipe("hello")
+
+
+def test_a_torch_model_is_taken_as_it_is(tmp_path):
+    pytest.importorskip("torch")
+    write_tiny_model(tmp_path)
+    from gpt2kit.model import GPT2LMHeadModel
+
+    model = GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    options = {"do_sample": False, "max_new_tokens": 5}
+    expected = pipeline(model=tmp_path)("hello", **options)
+    assert pipeline(model=model, tokenizer=tmp_path)("hello", **options) == expected
+    assert pipeline(model=model, tokenizer=tmp_path, device=-1)("hello", **options) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"revision": "main"}, "revision='main' is for loading a model by name"),
+        ({"threads": 2}, "threads=2 is for loading a model by name"),
+        ({"dtype": "float16"}, "dtype='float16' is for loading"),
+        ({"allow_pickle": True}, "allow_pickle=True is for loading"),
+    ],
+)
+def test_loading_options_of_a_loaded_model_are_refused(options, message):
+    with pytest.raises(GenerationError, match=message):
+        make(**options)
+
+
+def test_a_model_that_is_none_is_refused():
+    with pytest.raises(GenerationError, match="model must be a folder, a hub name"):
+        pipeline(model=3, tokenizer=FakeTokenizer())
+
+
+def test_a_dtype_of_torch_is_understood(tmp_path):
+    torch = pytest.importorskip("torch")
+    write_tiny_model(tmp_path)
+    assert isinstance(pipeline(model=tmp_path, dtype=torch.float32).engine, NativeEngine)
 
 
 def test_an_engine_without_a_tokenizer_is_refused():
@@ -87,7 +138,8 @@ def test_device_and_device_map_exclude_each_other():
 
 def test_a_pipeline_on_the_cpu_never_imports_torch():
     code = (
-        "import sys; sys.path.insert(0, 'tests'); from fakes import *; from gpt2kit import pipeline\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
+        "from fakes import *; from gpt2kit import pipeline\n"
         "pipe = pipeline(model=FakeEngine(), tokenizer=FakeTokenizer(), device='cpu')\n"
         "pipe('abc', max_new_tokens=3)\n"
         "assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)"
