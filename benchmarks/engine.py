@@ -156,6 +156,15 @@ def write_gguf(folder: Path, path: Path) -> None:
     writer.close()
 
 
+def peak_rss_bytes() -> int:
+    """Return this process's peak; getrusage would count what the parent held when it started us."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def measure(name: str, folder: Path, threads: int, gguf: Path) -> dict[str, Any]:
     """Time one peer in this process; `ids` are greedy ids from a fixed prompt, to compare with the others."""
     start = time.perf_counter()
@@ -184,7 +193,7 @@ def measure(name: str, folder: Path, threads: int, gguf: Path) -> dict[str, Any]
         "load_s": round(load_s, 3),
         "prefill_tokens_per_s": round(PREFILL / prefill_s, 1),
         "decode_tokens_per_s": round(1 / decode_s, 1),
-        "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "rss_mb": peak_rss_bytes() // 2**20,
         "ids": ids,
     }
 

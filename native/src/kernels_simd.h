@@ -119,29 +119,40 @@ inline void for_row_tiles(int64_t rows, const Body& body) {
 template <int kUnroll>
 inline void add_rows(float* sums, int64_t sums_stride, const float* x, int64_t x_stride, const float* w,
                      int64_t w_stride, int64_t rows, int64_t width) {
-  F32x16 first_x[kUnroll];  // for a single row they stay in registers
+  const int64_t whole = width / kLanes * kLanes, left = width - whole;
+  const auto add = [&](F32x16 sum, const float* factors, const F32x16* weight) {
 #pragma GCC unroll 8
-  for (int u = 0; u < kUnroll; ++u) first_x[u] = set1(x[u]);
-  for (int64_t n = 0; n < width; n += kLanes) {
-    const int64_t left = std::min<int64_t>(kLanes, width - n);
-    const bool is_whole = left == kLanes;
+    for (int u = 0; u < kUnroll; ++u) sum = fma(set1(factors[u]), weight[u], sum);
+    return sum;
+  };
+  if (rows == 1) {  // its factors stay in registers
+    F32x16 factor[kUnroll];
+#pragma GCC unroll 8
+    for (int u = 0; u < kUnroll; ++u) factor[u] = set1(x[u]);
+    for (int64_t n = 0; n < whole; n += kLanes) {
+      F32x16 sum = load(sums + n);
+#pragma GCC unroll 8
+      for (int u = 0; u < kUnroll; ++u) sum = fma(factor[u], load(w + u * w_stride + n), sum);
+      store(sums + n, sum);
+    }
+  } else {
+    for (int64_t n = 0; n < whole; n += kLanes) {
+      F32x16 weight[kUnroll];
+#pragma GCC unroll 8
+      for (int u = 0; u < kUnroll; ++u) weight[u] = load(w + u * w_stride + n);
+      for (int64_t b = 0; b < rows; ++b) {
+        float* s = sums + b * sums_stride + n;
+        store(s, add(load(s), x + b * x_stride, weight));
+      }
+    }
+  }
+  if (left) {
     F32x16 weight[kUnroll];
 #pragma GCC unroll 8
-    for (int u = 0; u < kUnroll; ++u) {
-      const float* p = w + u * w_stride + n;
-      weight[u] = is_whole ? load(p) : load_first(p, left);
-    }
-    float* s = sums + n;
-    F32x16 sum = is_whole ? load(s) : load_first(s, left);
-#pragma GCC unroll 8
-    for (int u = 0; u < kUnroll; ++u) sum = fma(first_x[u], weight[u], sum);
-    is_whole ? store(s, sum) : store_first(s, sum, left);
-    for (int64_t b = 1; b < rows; ++b) {
-      s += sums_stride;
-      sum = is_whole ? load(s) : load_first(s, left);
-#pragma GCC unroll 8
-      for (int u = 0; u < kUnroll; ++u) sum = fma(set1(x[b * x_stride + u]), weight[u], sum);
-      is_whole ? store(s, sum) : store_first(s, sum, left);
+    for (int u = 0; u < kUnroll; ++u) weight[u] = load_first(w + u * w_stride + whole, left);
+    for (int64_t b = 0; b < rows; ++b) {
+      float* s = sums + b * sums_stride + whole;
+      store_first(s, add(load_first(s, left), x + b * x_stride, weight), left);
     }
   }
 }
