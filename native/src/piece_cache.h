@@ -130,7 +130,7 @@ class PieceCache {
   // 4 MB and 256 KB.
   static constexpr size_t kShortSlots = 1 << 17;
   static constexpr size_t kLongSlots = 1 << 11;
-  static constexpr size_t kMaxMoreIds = 1 << 20;  // 4 MB; then all short pieces are forgotten
+  static constexpr size_t kMaxMoreIds = 1 << 20;                // 4 MB; then all short pieces are forgotten
   static constexpr uint64_t kMultiplier = 0x9E3779B97F4A7C15u;  // 2^64 / golden ratio
 
   static size_t long_index(const uint8_t* p, size_t size) {

@@ -15,7 +15,8 @@ from gpt2kit._native import Bpe
 from gpt2kit.errors import TokenizerError
 from gpt2kit.tokenizer.added_token import AddedToken, as_added_token
 from gpt2kit.tokenizer.batch_encoding import BatchEncoding
-from gpt2kit.tokenizer.calling import CallOptions, encode_batch, num_threads
+from gpt2kit.tokenizer.call_arguments import CallOptions
+from gpt2kit.tokenizer.calling import encode_batch, num_threads
 from gpt2kit.tokenizer.chat import apply_chat_template, get_chat_template, parse_response
 from gpt2kit.tokenizer.decoding import batch_decode, convert_tokens_to_string, decode, decode_bytes
 from gpt2kit.tokenizer.loading import load_tokenizer

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2kit.errors import TokenizerError
 from gpt2kit.tokenizer.batch_encoding import BatchEncoding
-from gpt2kit.tokenizer.calling import resolve_lengths
+from gpt2kit.tokenizer.call_arguments import resolve_lengths
 
 if TYPE_CHECKING:
     from gpt2kit.tokenizer.gpt2 import GPT2Tokenizer
