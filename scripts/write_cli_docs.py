@@ -1,5 +1,5 @@
 """Write docs/cli.md from the commands' own help; a test compares the two."""
-# ruff: noqa: E501  (a row of a Markdown table is one line)
+
 
 from __future__ import annotations
 

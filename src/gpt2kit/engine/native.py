@@ -26,7 +26,21 @@ if TYPE_CHECKING:
 
 # Names of activation_function that have a native kernel.
 ACTIVATIONS = frozenset(
-    ["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate", "gelu", "gelu_python", "quick_gelu", "relu", "silu", "swish", "tanh", "sigmoid", "linear"]
+    [
+        "gelu_new",
+        "gelu_pytorch_tanh",
+        "gelu_fast",
+        "gelu_accurate",
+        "gelu",
+        "gelu_python",
+        "quick_gelu",
+        "relu",
+        "silu",
+        "swish",
+        "tanh",
+        "sigmoid",
+        "linear",
+    ]
 )
 
 
