@@ -1,6 +1,5 @@
 """Write docs/cli.md from the commands' own help; a test compares the two."""
 
-
 from __future__ import annotations
 
 from pathlib import Path

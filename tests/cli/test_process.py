@@ -100,9 +100,13 @@ def test_a_full_disk_is_one_line(process, model):
 def test_ctrl_c_at_any_moment_gives_130_and_no_traceback(process, model):
     rng = random.Random(0)
     codes = []
+    command = ["run", "-m", model, "hello", "-n", "120", "--seed", "1", "--no-stream", "-q"]
+    start = time.monotonic()
+    process(*command).communicate(timeout=30)
+    duration = time.monotonic() - start
     for _ in range(12):
-        running = process("run", "-m", model, "hello", "-n", "120", "--seed", "1", "--no-stream", "-q")
-        time.sleep(rng.uniform(0.06, 0.5))
+        running = process(*command)
+        time.sleep(rng.uniform(0.1, 1.2) * duration)
         running.send_signal(signal.SIGINT)
         _, err = running.communicate(timeout=30)
         assert b"Traceback" not in err
