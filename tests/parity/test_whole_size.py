@@ -37,9 +37,33 @@ def folder(tmp_path_factory: pytest.TempPathFactory, oracle: transformers.GPT2LM
 
 @pytest.fixture(scope="module")
 def prompts() -> list[str]:
-    words = (
-        ["the", "of", "and", "a", "to", "in", "is", "you", "that", "it", "he", "was", "for", "on", "are", "as", "with", "his", "they", "I", "at", "be", "this", "have", "from"]
-    )
+    words = [
+        "the",
+        "of",
+        "and",
+        "a",
+        "to",
+        "in",
+        "is",
+        "you",
+        "that",
+        "it",
+        "he",
+        "was",
+        "for",
+        "on",
+        "are",
+        "as",
+        "with",
+        "his",
+        "they",
+        "I",
+        "at",
+        "be",
+        "this",
+        "have",
+        "from",
+    ]
     return [" ".join(words[i : i + 1 + i % 7]) + f" {i}" for i in range(NUM_PROMPTS)]
 
 
