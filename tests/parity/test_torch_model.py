@@ -217,7 +217,7 @@ def test_folders_go_both_ways(tmp_path, dtype: str, is_tied: bool) -> None:
     assert theirs.config.architectures == ["GPT2LMHeadModel"]
     theirs.save_pretrained(tmp_path / "theirs")
     back, info = GPT2LMHeadModel.from_pretrained(tmp_path / "theirs", output_loading_info=True)
-    assert info == {"missing_keys": [], "unexpected_keys": []}
+    assert not any(info.values())
     assert back.dtype == ours.dtype and not back.training
     assert (back.lm_head.weight is back.transformer.wte.weight) is is_tied
     expected = dict(ours.named_parameters())

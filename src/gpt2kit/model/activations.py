@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from gpt2kit.errors import ConfigError
 
 
-def get_activation(name: str) -> Callable[[Tensor], Tensor]:
-    """Return the function that Transformers knows by this name."""
+def get_activation(name: str, setting: str = "activation_function") -> Callable[[Tensor], Tensor]:
+    """Return the function that Transformers knows by this name; `setting` says where it was named."""
     if name not in ACTIVATIONS:
         allowed = ", ".join(sorted(ACTIVATIONS))
         reason = (
@@ -19,7 +19,7 @@ def get_activation(name: str) -> Callable[[Tensor], Tensor]:
             if name in _WITH_WEIGHTS
             else "is unknown"
         )
-        raise ConfigError(f"activation_function {name!r} {reason}; it must be one of {allowed}")
+        raise ConfigError(f"{setting} {name!r} {reason}; it must be one of {allowed}")
     return ACTIVATIONS[name]
 
 

@@ -1,33 +1,65 @@
-"""AutoModel and AutoModelForCausalLM: the classes that a configuration of model_type gpt2 stands for."""
+"""The AutoModel classes: what a configuration of model_type gpt2 stands for, by task."""
 
-from typing import Any
+import os
+from typing import Any, ClassVar
 
-from gpt2kit.model.gpt2 import GPT2LMHeadModel, GPT2Model
+from gpt2kit.checkpoint import Checkpoint
+from gpt2kit.config import GPT2Config
+from gpt2kit.model.gpt2 import GPT2LMHeadModel, GPT2Model, GPT2PreTrainedModel
+from gpt2kit.model.heads import (
+    GPT2ForQuestionAnswering,
+    GPT2ForSequenceClassification,
+    GPT2ForTokenClassification,
+)
 
 
-class AutoModel:
+class _Auto:
+    _model: ClassVar[type[GPT2PreTrainedModel]]
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | Checkpoint, **options: Any
+    ) -> Any:
+        """Read a model; options as for from_pretrained of the class that it makes."""
+        return cls._model.from_pretrained(pretrained_model_name_or_path, **options)
+
+    @classmethod
+    def from_config(cls, config: GPT2Config, **options: Any) -> Any:
+        """Build a model with random weights; options as for from_config of the class that it makes."""
+        return cls._model.from_config(config, **options)
+
+
+class AutoModel(_Auto):
     """Makes a GPT2Model."""
 
-    @staticmethod
-    def from_pretrained(pretrained_model_name_or_path: Any, **options: Any) -> Any:
-        """Read a trunk; options as for GPT2Model.from_pretrained."""
-        return GPT2Model.from_pretrained(pretrained_model_name_or_path, **options)
-
-    @staticmethod
-    def from_config(config: Any, **options: Any) -> GPT2Model:
-        """Build a trunk with random weights; options as for GPT2Model.from_config."""
-        return GPT2Model.from_config(config, **options)
+    _model = GPT2Model
 
 
-class AutoModelForCausalLM:
+class AutoModelForCausalLM(_Auto):
     """Makes a GPT2LMHeadModel."""
 
-    @staticmethod
-    def from_pretrained(pretrained_model_name_or_path: Any, **options: Any) -> Any:
-        """Read a language model; options as for GPT2LMHeadModel.from_pretrained."""
-        return GPT2LMHeadModel.from_pretrained(pretrained_model_name_or_path, **options)
+    _model = GPT2LMHeadModel
 
-    @staticmethod
-    def from_config(config: Any, **options: Any) -> GPT2LMHeadModel:
-        """Build a language model with random weights; options as for GPT2LMHeadModel.from_config."""
-        return GPT2LMHeadModel.from_config(config, **options)
+
+class AutoModelForPreTraining(_Auto):
+    """Makes a GPT2LMHeadModel: GPT-2 was trained on nothing but the next token."""
+
+    _model = GPT2LMHeadModel
+
+
+class AutoModelForSequenceClassification(_Auto):
+    """Makes a GPT2ForSequenceClassification."""
+
+    _model = GPT2ForSequenceClassification
+
+
+class AutoModelForTokenClassification(_Auto):
+    """Makes a GPT2ForTokenClassification."""
+
+    _model = GPT2ForTokenClassification
+
+
+class AutoModelForQuestionAnswering(_Auto):
+    """Makes a GPT2ForQuestionAnswering."""
+
+    _model = GPT2ForQuestionAnswering

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ConfigError
@@ -17,6 +16,7 @@ from gpt2kit.model.activations import get_activation
 from gpt2kit.model.attention import Conv1D, GPT2Attention
 from gpt2kit.model.cache import DynamicCache, RaggedCache
 from gpt2kit.model.loading import PreTrainedModel
+from gpt2kit.model.losses import causal_lm_loss
 from gpt2kit.model.outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
 
 
@@ -153,8 +153,8 @@ class GPT2Model(GPT2PreTrainedModel):
         return torch.arange(past, past + T, device=device)
 
 
-class GPT2LMHeadModel(GPT2PreTrainedModel):
-    """The language model: the trunk and a head tied to the token embeddings unless the config says not to."""
+class GPT2WithLMHead(GPT2PreTrainedModel):
+    """A trunk and a language model head, tied to the token embeddings unless the config says not to."""
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__(config)
@@ -170,6 +170,10 @@ class GPT2LMHeadModel(GPT2PreTrainedModel):
         """Share the token embeddings with the head, if tie_word_embeddings is set."""
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.transformer.wte.weight
+
+
+class GPT2LMHeadModel(GPT2WithLMHead):
+    """The language model."""
 
     def forward(
         self,
@@ -224,28 +228,6 @@ class GPT2LMHeadModel(GPT2PreTrainedModel):
             attentions=trunk.attentions,
         )
         return output if self._asks("return_dict", return_dict) else output.to_tuple()
-
-
-def causal_lm_loss(
-    logits: Tensor,
-    labels: Tensor | None = None,
-    shift_labels: Tensor | None = None,
-    num_items_in_batch: int | Tensor | None = None,
-) -> Tensor:
-    """Cross-entropy in nats, in float32. logits (..., T, V); targets (..., T), -100 is ignored."""
-    if shift_labels is None:
-        if labels is None:
-            raise ValueError("give labels or shift_labels")
-        shift_labels = F.pad(labels, (0, 1), value=-100)[..., 1:]
-    if shift_labels.shape != logits.shape[:-1]:
-        raise ValueError(
-            f"there are targets for {tuple(shift_labels.shape)} positions and logits for "
-            f"{tuple(logits.shape[:-1])}; give labels for every position and leave logits_to_keep at 0"
-        )
-    targets = shift_labels.reshape(-1).to(logits.device)
-    reduction = "mean" if num_items_in_batch is None else "sum"
-    loss = F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), targets, reduction=reduction)
-    return loss if num_items_in_batch is None else loss / num_items_in_batch
 
 
 def _causal_mask(attention_mask: Tensor | None, B: int, T: int, past: int, x: Tensor) -> Tensor | None:

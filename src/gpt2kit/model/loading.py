@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gpt2kit.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from gpt2kit.config import GPT2Config
-from gpt2kit.errors import ConfigError
+from gpt2kit.errors import CheckpointError, ConfigError
 
 ATTN_IMPLEMENTATIONS = ("sdpa", "eager")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -58,6 +58,7 @@ class PreTrainedModel(nn.Module):
         torch_dtype: str | torch.dtype | None = None,
         device_map: str | int | torch.device | None = None,
         attn_implementation: str | None = None,
+        ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
         use_safetensors: bool | None = None,
         variant: str | None = None,
@@ -75,8 +76,9 @@ class PreTrainedModel(nn.Module):
 
         dtype, or torch_dtype: "auto" keeps the file's, else a name or torch.dtype. device_map: a device for
         the whole model; None is the CPU. use_safetensors=False also reads pickled .bin files, as weights
-        only. Weights that the file lacks are drawn at random with a warning. output_loading_info also returns
-        a dict of missing_keys and unexpected_keys.
+        only. Weights that the file lacks are drawn at random with a warning, and with ignore_mismatched_sizes
+        those of a head for another number of labels too. output_loading_info also returns a dict of
+        missing_keys, unexpected_keys and mismatched_keys, the last as (name, shape there, shape here).
 
         Raises CheckpointError, ConfigError or HubError.
         """
@@ -111,7 +113,9 @@ class PreTrainedModel(nn.Module):
         dtype = dtype if torch_dtype is None else torch_dtype
         with torch.device("meta"):
             model = cls(config)
-        info = model._take_weights(checkpoint, None if dtype == "auto" else as_dtype(dtype))
+        info = model._take_weights(
+            checkpoint, None if dtype == "auto" else as_dtype(dtype), ignore_mismatched_sizes
+        )
         model.eval()
         if device_map is not None:
             model.to(as_device(device_map))
@@ -190,32 +194,48 @@ class PreTrainedModel(nn.Module):
         """An argument's value, or the configuration's when it was not given."""
         return bool(getattr(self.config, field)) if argument is None else argument
 
-    def _take_weights(self, checkpoint: Checkpoint, dtype: torch.dtype | None) -> dict[str, list[str]]:
-        """Fill a model on the meta device; report what was missing and what was left over."""
+    def _take_weights(
+        self, checkpoint: Checkpoint, dtype: torch.dtype | None, ignore_mismatched_sizes: bool = False
+    ) -> dict[str, list[Any]]:
+        """Fill a model on the meta device; report what was missing, what was left over and what did not fit."""
         held = set(checkpoint.names())
         wanted = dict(self.named_parameters())
         missing = [name for name in wanted if _canonical(name) not in held]
         unexpected = sorted(
             held - {_canonical(name) for name, _ in self.named_parameters(remove_duplicate=False)}
         )
+        mismatched = [
+            (name, there, tuple(parameter.shape))
+            for name, parameter in wanted.items()
+            if name not in missing
+            and (there := checkpoint.info(_canonical(name)).shape) != tuple(parameter.shape)
+        ]
+        where = f"{checkpoint.folder}, read as {type(self).__name__}"
+        if mismatched and not ignore_mismatched_sizes:
+            name, there, here = mismatched[0]
+            raise CheckpointError(
+                f"{where}: {name} has the shape {there} there and {here} here; make the configuration's labels fit, "
+                "such as num_labels, or give ignore_mismatched_sizes=True to draw it at random"
+            )
+        random = [*missing, *(name for name, _, _ in mismatched)]
         common = dtype or _FILE_DTYPES[checkpoint.info("wte.weight").dtype]
         for name, parameter in wanted.items():
-            if name in missing:
+            if name in random:
                 values = torch.empty(parameter.shape, dtype=common)
             else:
                 values = _from_checkpoint(checkpoint, _canonical(name), dtype)
             owner, _, leaf = name.rpartition(".")
             setattr(self.get_submodule(owner), leaf, nn.Parameter(values))
         self.tie_weights()
-        self.init_weights(missing)
-        where = f"{checkpoint.folder}, read as {type(self).__name__}"
-        if missing:
+        self.init_weights(random)
+        if random:
+            what = "missing or of another shape" if mismatched else "missing"
             warnings.warn(
-                f"{where}: {', '.join(missing)} missing; drawn at random, train before use", stacklevel=3
+                f"{where}: {', '.join(random)} {what}; drawn at random, train before use", stacklevel=3
             )
         if unexpected:
             warnings.warn(f"{where}: {', '.join(unexpected)} not used", stacklevel=3)
-        return {"missing_keys": missing, "unexpected_keys": unexpected}
+        return {"missing_keys": missing, "unexpected_keys": unexpected, "mismatched_keys": mismatched}
 
 
 def as_dtype(dtype: str | torch.dtype) -> torch.dtype:

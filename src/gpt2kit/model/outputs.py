@@ -73,3 +73,51 @@ class CausalLMOutputWithCrossAttentions(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     cross_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class GPT2DoubleHeadsModelOutput(ModelOutput):
+    """Output of the language model with a choice head, C choices a row.
+
+    loss, mc_loss: scalars. logits (B, C, T, V), mc_logits (B, C); the rest as in the trunk's output.
+    """
+
+    loss: Tensor | None = None
+    mc_loss: Tensor | None = None
+    logits: Tensor | None = None
+    mc_logits: Tensor | None = None
+    past_key_values: DynamicCache | RaggedCache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class SequenceClassifierOutputWithPast(ModelOutput):
+    """Output of the text classifier: logits (B, num_labels); the rest as in the trunk's output."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: DynamicCache | RaggedCache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class TokenClassifierOutput(ModelOutput):
+    """Output of the token classifier: logits (B, T, num_labels); the rest as in the trunk's output."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class QuestionAnsweringModelOutput(ModelOutput):
+    """Output of the span finder: start_logits and end_logits (B, T); the rest as in the trunk's output."""
+
+    loss: Tensor | None = None
+    start_logits: Tensor | None = None
+    end_logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
