@@ -163,13 +163,11 @@ class GPT2WithLMHead(GPT2PreTrainedModel):
         self.init_weights(["lm_head.weight"])
         self.tie_weights()
 
-    def get_output_embeddings(self) -> nn.Linear:
-        return self.lm_head
-
     def tie_weights(self) -> None:
         """Share the token embeddings with the head, if tie_word_embeddings is set."""
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.transformer.wte.weight
+            self.lm_head.out_features = self.transformer.wte.num_embeddings
 
 
 class GPT2LMHeadModel(GPT2WithLMHead):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gpt2kit.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import CheckpointError, ConfigError
+from gpt2kit.model.embeddings import EmbeddingAccess
 
 ATTN_IMPLEMENTATIONS = ("sdpa", "eager")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -23,10 +24,8 @@ _FILE_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat
 M = TypeVar("M", bound="PreTrainedModel")
 
 
-class PreTrainedModel(nn.Module):
+class PreTrainedModel(EmbeddingAccess):
     """A model with its configuration; the trunk, if it is a part, is called `transformer`."""
-
-    base_model_prefix = "transformer"
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
@@ -151,9 +150,6 @@ class PreTrainedModel(nn.Module):
             else:
                 parameters[name].normal_(0.0, std)
 
-    def tie_weights(self) -> None:
-        """Share the weights that are one in the checkpoint; a trunk has none."""
-
     def set_attn_implementation(self, attn_implementation: str) -> None:
         """Choose how attention is computed: "sdpa" (fused, the default) or "eager" (written out)."""
         if attn_implementation not in ATTN_IMPLEMENTATIONS:
@@ -170,25 +166,6 @@ class PreTrainedModel(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
-
-    @property
-    def base_model(self) -> "PreTrainedModel":
-        """The trunk."""
-        trunk: PreTrainedModel = getattr(self, self.base_model_prefix, self)
-        return trunk
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        embeddings: nn.Embedding = self.base_model.wte  # type: ignore[assignment]  # nn.Module's attributes are untyped
-        return embeddings
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the token embeddings; a tied head follows."""
-        self.base_model.wte = value
-        self.tie_weights()
-
-    def num_parameters(self, only_trainable: bool = False) -> int:
-        """Number of weights, a tied head counted once."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
 
     def _asks(self, field: str, argument: bool | None) -> bool:
         """An argument's value, or the configuration's when it was not given."""
