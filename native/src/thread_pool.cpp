@@ -1,5 +1,7 @@
 #include "thread_pool.h"
 
+#include <unistd.h>
+
 #ifdef GPT2KIT_X86
 #include <immintrin.h>
 #endif
@@ -26,33 +28,40 @@ void spin_until(const Done& done) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) : size_(threads) {
+ThreadPool::ThreadPool(int threads) : size_(threads), process_(getpid()) {
   for (int member = 1; member < size_; ++member) workers_.emplace_back([this, member] { work(member); });
 }
 
 ThreadPool::~ThreadPool() {
+  if (is_forked()) {
+    for (std::thread& worker : workers_) worker.detach();
+    static_cast<void>(bed_.release());
+    return;
+  }
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(bed_->mutex);
     stopping_ = true;
     round_.fetch_add(1, std::memory_order_release);
   }
-  wake_.notify_all();
+  bed_->wake.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
 void ThreadPool::run(int members, const std::function<void(int)>& body) {
-  members_ = members;
-  if (members == 1) return body(0);
+  members_ = is_forked() ? 1 : members;
+  if (members_ == 1) return body(0);
   body_ = &body;
   running_.store(size_ - 1, std::memory_order_relaxed);
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(bed_->mutex);
     round_.fetch_add(1, std::memory_order_release);
   }
-  wake_.notify_all();
+  bed_->wake.notify_all();
   body(0);
   spin_until([this] { return running_.load(std::memory_order_acquire) == 0; });
 }
+
+bool ThreadPool::is_forked() const { return getpid() != process_; }
 
 void ThreadPool::barrier() {
   if (members_ == 1) return;
@@ -75,8 +84,8 @@ void ThreadPool::work(int member) {
 #endif
     }
     if (round_.load(std::memory_order_acquire) == seen) {
-      std::unique_lock<std::mutex> lock(mutex_);
-      wake_.wait(lock, [&] { return round_.load(std::memory_order_relaxed) != seen; });
+      std::unique_lock<std::mutex> lock(bed_->mutex);
+      bed_->wake.wait(lock, [&] { return round_.load(std::memory_order_relaxed) != seen; });
     }
     ++seen;
     if (stopping_) return;

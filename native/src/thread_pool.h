@@ -5,6 +5,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -21,7 +22,8 @@ class ThreadPool {
   int size() const { return size_; }
 
   // Runs body(member) on members 0 .. members-1 and returns when all are done. 1 <= members <= size(). One
-  // caller at a time. body must not throw.
+  // caller at a time. body must not throw. In a process that was forked from the pool's, where its threads do
+  // not exist, member 0 runs alone.
   void run(int members, const std::function<void(int)>& body);
 
   // How many members run now.
@@ -32,8 +34,10 @@ class ThreadPool {
 
  private:
   void work(int member);
+  bool is_forked() const;
 
   const int size_;
+  const int process_;
   std::vector<std::thread> workers_;
   const std::function<void(int)>* body_ = nullptr;
   int members_ = 1;
@@ -42,8 +46,14 @@ class ThreadPool {
   std::atomic<int> arrived_{0};
   std::atomic<unsigned> phase_{0};
   bool stopping_ = false;
-  std::mutex mutex_;
-  std::condition_variable wake_;
+
+  // Apart, so that a forked process can leave it behind: a condition variable is not destroyed while
+  // somebody waits for it, and the waiters exist in the parent only.
+  struct Bed {
+    std::mutex mutex;
+    std::condition_variable wake;
+  };
+  std::unique_ptr<Bed> bed_ = std::make_unique<Bed>();
 };
 
 }  // namespace gpt2kit

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import signal
 import threading
 
 import numpy as np
@@ -146,6 +149,24 @@ def test_calls_from_many_threads_take_turns(engine: NativeEngine) -> None:
     for worker in workers:
         worker.join()
     assert results == [expected] * 8
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_computes_alone_and_ends() -> None:
+    _, config, weights = random_model(5, n_positions=500, vocab_size=5000, n_embd=64, n_head=4)
+    engine = NativeEngine(config, weights, threads=2)
+    prompt = [i % 5000 for i in range(400)]  # enough work for both threads
+    expected = engine.forward([(engine.new_sequence(), prompt)])[0].logits
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        logits = engine.forward([(engine.new_sequence(), prompt)])[0].logits
+        same = np.array_equal(logits, expected)
+        del engine
+        gc.collect()
+        os._exit(0 if same else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert np.array_equal(engine.forward([(engine.new_sequence(), prompt)])[0].logits, expected)
 
 
 def test_engines_come_and_go() -> None:
