@@ -50,6 +50,15 @@ One JSON object. `gpt2kit run`:
 | `usage` | `prompt_tokens`, `completion_tokens`, `total_tokens` |
 | `timings` | seconds: `total_s`, `load_s`, `prompt_s` (up to the first new token), `generation_s` (the others) |
 
+`gpt2kit score`:
+
+| field | meaning |
+|---|---|
+| `model`, `engine` | as for `run` |
+| `window`, `stride`, `bos` | what was used |
+| `texts` | one object a text: `text`, `num_tokens`, `num_scored`, `num_bytes` (that the scored tokens stand for), `sum` and `mean` (of the log-probabilities, in nats), `perplexity` (null where nothing was scored or it is infinite), `bits_per_byte`; with `--per-token` also `tokens` (`id`, `text`, `log_probability`, which is null for a first token with `--no-bos`) |
+| `total` | `num_texts`, and the same over all texts |
+
 `gpt2kit tokenize`: `model`, `text`, `count`, `token_ids` and, unless with `--decode`, `tokens` (`id`, `token`, `text`).
 
 `gpt2kit info MODEL`: `model`, `folder`, `config`, `parameters`, `tensors`, `dtypes`, `weights_bytes`, `files`.

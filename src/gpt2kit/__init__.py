@@ -29,6 +29,7 @@ _MODULES = {
     "GPT2ForTokenClassification": "gpt2kit.model",
     "GenerationConfig": "gpt2kit.generation",
     "load_engine": "gpt2kit.engine",
+    "score": "gpt2kit.scoring",
     "pipeline": "gpt2kit.pipelines",
 }
 __all__ = ["__version__", *_MODULES]

@@ -6,6 +6,7 @@
       HubError (OSError)               a model name that cannot be resolved, online or in the cache
       TokenizerError (ValueError)      a vocabulary that is damaged, or text that cannot be encoded as asked
       GenerationError (ValueError)     options that contradict each other, or a prompt that does not fit
+      ScoringError (ValueError)        a text or an option that cannot be scored
       EngineError (RuntimeError)       an engine that cannot do what was asked of it
       MissingDependencyError (ImportError)  an optional package that is not installed
 
@@ -36,6 +37,10 @@ class TokenizerError(GPT2Error, ValueError):
 
 class GenerationError(GPT2Error, ValueError):
     """Generation options contradict each other, or a prompt does not fit the model."""
+
+
+class ScoringError(GPT2Error, ValueError):
+    """A text cannot be scored with this model and these options."""
 
 
 class EngineError(GPT2Error, RuntimeError):

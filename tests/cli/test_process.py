@@ -26,7 +26,8 @@ HEAVY = (
 
 
 @pytest.mark.parametrize(
-    "args", [["--help"], ["--version"], [], ["run", "--help"], ["info", "--help"], ["nope"]]
+    "args",
+    [["--help"], ["--version"], [], ["run", "--help"], ["score", "--help"], ["info", "--help"], ["nope"]],
 )
 def test_help_imports_nothing_heavy(args):
     code = (

@@ -15,6 +15,7 @@ from gpt2kit.cli.console import OutputClosed
 # Name -> where the click command is, and its line in the help.
 COMMANDS = {
     "run": ("gpt2kit.cli.run:run", "Continue a text."),
+    "score": ("gpt2kit.cli.score:score", "Tell how probable a text is."),
     "tokenize": ("gpt2kit.cli.tokenize:tokenize", "Turn text into token ids, or back."),
     "info": ("gpt2kit.cli.info:info", "Describe a model, or this installation."),
     "completion": ("gpt2kit.cli.completion:completion", "Print the completion script of a shell."),

@@ -56,13 +56,18 @@ def read_text(argument: str | None, file: Path | None, what: str) -> str:
     if argument is not None and argument != "-":
         # Arguments may hold bytes that are no text; they arrive as lone surrogates.
         return os.fsencode(argument).decode("utf-8", errors="replace")
-    if file is not None and str(file) != "-":
-        if file.is_dir():
-            raise click.ClickException(f"{file} is a folder; -f takes a file")
-        return _decode(file.read_bytes(), str(file))
     if argument is None and file is None and sys.stdin.isatty():
         raise click.UsageError(f"No {what}: give it as an argument, with -f FILE, or on stdin")
-    return _decode(sys.stdin.buffer.read(), "stdin")
+    return read_file(file)
+
+
+def read_file(file: Path | None) -> str:
+    """Return the text of a file, or of stdin for "-" and None, without the line end at its end."""
+    if file is None or str(file) == "-":
+        return _decode(sys.stdin.buffer.read(), "stdin")
+    if file.is_dir():
+        raise click.ClickException(f"{file} is a folder; give a file")
+    return _decode(file.read_bytes(), str(file))
 
 
 def _decode(data: bytes, source: str) -> str:

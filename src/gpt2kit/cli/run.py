@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2kit.cli.console import notice, print_json, visible
+from gpt2kit.cli.console import print_json, visible
+from gpt2kit.cli.loading import engine_name, engine_options, load_model
 from gpt2kit.cli.options import debug_option, file_option, json_option, model_option, read_text
 
 if TYPE_CHECKING:
@@ -65,12 +66,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "num_return_
 @click.option(
     "--task", type=click.Choice(["text-generation"]), help="For those used to it; there is one task."
 )
-@click.option("--device", metavar="DEVICE", help="cpu, or the number or name of an accelerator [cpu].")
-@click.option("--dtype", default="auto", metavar="DTYPE", help="auto, float32, bfloat16 or float16 [auto].")
-@click.option("--engine", type=click.Choice(["auto", "native", "torch"]), default="auto", help="[auto]")
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads of the native engine.")
-@click.option("--revision", metavar="REV", help="Branch, tag or commit of a model on the hub.")
-@click.option("--allow-pickle", is_flag=True, help="Also read pytorch_model.bin; only for files you trust.")
+@engine_options
 @debug_option
 def run(prompt: str | None, file: Path | None, model: str | None, **given: Any) -> None:
     """Continue PROMPT with a GPT-2 and print the text as it comes.
@@ -85,7 +81,7 @@ def run(prompt: str | None, file: Path | None, model: str | None, **given: Any) 
     start = time.perf_counter()
     options = _generation_options(given)
     text = read_text(prompt, file, "prompt")
-    pipe = _load(model, given)
+    pipe = load_model(model, given)
     clock = _Clock(start)
     shown_as_is = given["raw"] or not sys.stdout.isatty()
     rows = _generate(pipe, text, options, given, clock, shown_as_is)
@@ -140,26 +136,6 @@ def _generation_options(given: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _load(model: str | None, given: dict[str, Any]) -> TextGenerationPipeline:
-    from gpt2kit.pipelines import pipeline
-
-    if model is None and not given["quiet"]:
-        notice(
-            "no --model given: using the small built-in model; "
-            "-m gpt2 takes the real one (a 0.5 GB download, once)"
-        )
-    return pipeline(
-        "text-generation",
-        model=model,
-        device=given["device"],
-        dtype=given["dtype"],
-        engine=given["engine"],
-        threads=given["threads"],
-        revision=given["revision"],
-        allow_pickle=given["allow_pickle"],
-    )
-
-
 def _generate(
     pipe: TextGenerationPipeline,
     text: str,
@@ -212,7 +188,7 @@ def _report(
     num_prompt, num_new = rows[0].num_prompt_tokens, sum(len(row.ids) for row in rows)
     return {
         "model": model,
-        "engine": _engine_name(pipe),
+        "engine": engine_name(pipe),
         "prompt": prompt,
         "seed": rows[0].seed,
         "choices": [
@@ -239,7 +215,7 @@ def _print_timings(rows: list[Generated], pipe: TextGenerationPipeline, clock: _
     num_prompt = rows[0].num_prompt_tokens
     num_later = clock.num_tokens - 1
     lines = {
-        "engine": _engine_name(pipe),
+        "engine": engine_name(pipe),
         "seed": str(rows[0].seed),
         "finish reason": ", ".join(row.finish_reason for row in rows),
         "total duration": f"{seconds['total_s']:.3f} s",
@@ -253,10 +229,6 @@ def _print_timings(rows: list[Generated], pipe: TextGenerationPipeline, clock: _
     }
     for name, value in lines.items():
         click.echo(f"{name + ':':<22}{value}", err=True)
-
-
-def _engine_name(pipe: TextGenerationPipeline) -> str:
-    return type(pipe.engine).__name__.removesuffix("Engine").lower()
 
 
 def _rate(count: int, seconds: float) -> str:

@@ -1,0 +1,63 @@
+"""The model that a command runs: its options, and loading it with its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from gpt2kit.cli.console import notice
+
+if TYPE_CHECKING:
+    from gpt2kit.pipelines import TextGenerationPipeline
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--device", metavar="DEVICE", help="cpu, or the number or name of an accelerator [cpu]."),
+    click.option(
+        "--dtype", default="auto", metavar="DTYPE", help="auto, float32, bfloat16 or float16 [auto]."
+    ),
+    click.option("--engine", type=click.Choice(["auto", "native", "torch"]), default="auto", help="[auto]"),
+    click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads of the native engine."),
+    click.option("--revision", metavar="REV", help="Branch, tag or commit of a model on the hub."),
+    click.option(
+        "--allow-pickle", is_flag=True, help="Also read pytorch_model.bin; only for files you trust."
+    ),
+)
+
+
+def engine_options(command: Command) -> Command:
+    """Add the options of load_model, --device to --allow-pickle."""
+    return reduce(lambda inner, option: option(inner), reversed(_OPTIONS), command)
+
+
+def load_model(model: str | None, given: dict[str, Any]) -> TextGenerationPipeline:
+    """Load a model, the built-in one for None, and its tokenizer; the pipeline holds both.
+
+    given: the command's options, with those of engine_options and `quiet`.
+    """
+    from gpt2kit.pipelines import pipeline
+
+    if model is None and not given["quiet"]:
+        notice(
+            "no --model given: using the small built-in model; "
+            "-m gpt2 takes the real one (a 0.5 GB download, once)"
+        )
+    return pipeline(
+        "text-generation",
+        model=model,
+        device=given["device"],
+        dtype=given["dtype"],
+        engine=given["engine"],
+        threads=given["threads"],
+        revision=given["revision"],
+        allow_pickle=given["allow_pickle"],
+    )
+
+
+def engine_name(pipe: TextGenerationPipeline) -> str:
+    """Return "native" or "torch"."""
+    return type(pipe.engine).__name__.removesuffix("Engine").lower()
