@@ -237,8 +237,7 @@ void Forward::attend(const Pass& pass, int64_t layer, int member) {
       std::copy_n(k + C, D, values + position * Dp);
     }
     kernels_.attention(attended_.data.get() + span.row * stride_ + head * D, stride_, q, qkv_stride_, keys,
-                       values, span.tokens, span.past, D, scale, /*probabilities=*/nullptr, 0,
-                       scratch_[member].data.get());
+                       values, span.tokens, span.past, D, scale, scratch_[member].data.get());
   }
 }
 

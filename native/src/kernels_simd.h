@@ -371,9 +371,7 @@ inline float exponentials(float* scores, int64_t length, int64_t padded) {
 // The queries of one register tile.
 template <int kRows>
 inline void attend_tile(float* out, int64_t out_stride, const float* q, int64_t q_stride, const float* keys,
-                        const float* values, int64_t past, int64_t head_size, float scale,
-                        float* probabilities, int64_t probabilities_stride, int64_t probabilities_length,
-                        float* scratch) {
+                        const float* values, int64_t past, int64_t head_size, float scale, float* scratch) {
   const int64_t padded_head = (head_size + kLanes - 1) / kLanes * kLanes;
   const int64_t longest = past + kRows;  // the last query of the tile sees this many positions
   const int64_t blocks = (longest + kKeyBlock - 1) / kKeyBlock;
@@ -424,23 +422,15 @@ inline void attend_tile(float* out, int64_t out_stride, const float* q, int64_t 
       float* o = out + r * out_stride + d;
       head_size - d >= kLanes ? store(o, y) : store_first(o, y, head_size - d);
     }
-    if (probabilities) {
-      float* row = probabilities + r * probabilities_stride;
-      for (int64_t t = 0; t < probabilities_length; ++t) {
-        row[t] = t < past + r + 1 ? scores[r * stride + t] / totals[r] : 0.0f;
-      }
-    }
   }
 }
 
 inline void attention(float* out, int64_t out_stride, const float* q, int64_t q_stride, const float* keys,
                       const float* values, int64_t queries, int64_t past, int64_t head_size, float scale,
-                      float* probabilities, int64_t probabilities_stride, float* scratch) {
+                      float* scratch) {
   for_row_tiles(queries, [&](auto count, int64_t row) {
     attend_tile<decltype(count)::value>(out + row * out_stride, out_stride, q + row * q_stride, q_stride,
-                                        keys, values, past + row, head_size, scale,
-                                        probabilities ? probabilities + row * probabilities_stride : nullptr,
-                                        probabilities_stride, past + queries, scratch);
+                                        keys, values, past + row, head_size, scale, scratch);
   });
 }
 

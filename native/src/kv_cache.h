@@ -25,7 +25,6 @@ class KvCache {
   ~KvCache();
 
   int64_t length() const { return length_; }
-  int64_t capacity() const { return capacity_; }
   // Forgets positions from `length` on. 0 <= length <= length().
   void truncate(int64_t length) { length_ = length; }
   // Counts positions that have been written behind the end.
