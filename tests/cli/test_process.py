@@ -1,5 +1,6 @@
 """The command line as the system sees it: start-up, pipes, signals, terminals, locales."""
 
+import fcntl
 import os
 import pty
 import random
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -72,9 +74,19 @@ def test_the_version_is_printed(process):
 
 
 def test_a_closed_pipe_ends_the_run_quietly(process, model):
-    running = process("run", "-m", model, "hello", "-n", "100", "--seed", "1")
-    assert running.stdout.read(1) == b"h"
-    running.stdout.close()
+    # A pipe of one page with room for the prompt alone: the run is held there, however quick it is.
+    read, write = os.pipe()
+    room = fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(write, b" " * (room - len(b"hello")))
+    running = process("run", "-m", model, "hello", "-n", "100", "--seed", "1", stdout=write)
+    os.close(write)
+    held = bytearray(4)
+    deadline = time.monotonic() + 30
+    while int.from_bytes(held, sys.byteorder) < room and time.monotonic() < deadline:
+        fcntl.ioctl(read, termios.FIONREAD, held)
+        time.sleep(0.001)
+    assert int.from_bytes(held, sys.byteorder) == room
+    os.close(read)
     assert running.wait(timeout=30) == 141
     assert running.stderr.read() == b""
 
