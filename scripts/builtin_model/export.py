@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from gpt2kit.checkpoint import open_checkpoint, save_checkpoint
-from gpt2kit.generation import GenerationConfig
+from gpt2kit.config import GenerationConfig
 
 END_OF_TEXT = "<|endoftext|>"
 

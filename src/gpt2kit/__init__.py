@@ -27,7 +27,7 @@ _MODULES = {
     "GPT2ForQuestionAnswering": "gpt2kit.model",
     "GPT2ForSequenceClassification": "gpt2kit.model",
     "GPT2ForTokenClassification": "gpt2kit.model",
-    "GenerationConfig": "gpt2kit.generation",
+    "GenerationConfig": "gpt2kit.config",
     "load_engine": "gpt2kit.engine",
     "score": "gpt2kit.scoring",
     "pipeline": "gpt2kit.pipelines",

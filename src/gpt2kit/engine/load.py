@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpt2kit.checkpoint import Checkpoint, open_checkpoint
+from gpt2kit.config import GenerationConfig
 from gpt2kit.engine.native import NativeEngine, unsupported_reason
 from gpt2kit.errors import EngineError, MissingDependencyError
-from gpt2kit.generation import GenerationConfig
 from gpt2kit.generation.protocol import Engine
 
 logger = logging.getLogger(__name__)

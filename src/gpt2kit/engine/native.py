@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2kit import _native
-from gpt2kit.config import GPT2Config
+from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.errors import EngineError, GenerationError
-from gpt2kit.generation import GenerationConfig, generate
+from gpt2kit.generation import generate
 from gpt2kit.generation.protocol import Output, Sequence
 from gpt2kit.generation.sampling import no_choice_message
 

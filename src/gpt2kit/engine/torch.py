@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from gpt2kit.config import GPT2Config
+from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.errors import ConfigError, EngineError
-from gpt2kit.generation import GenerationConfig, generate
+from gpt2kit.generation import generate
 from gpt2kit.generation.protocol import Output, Sequence
 from gpt2kit.model import DynamicCache, GPT2LMHeadModel
 from gpt2kit.model.cache import RaggedCache

@@ -1,10 +1,9 @@
 """Generation: options, logits processors, sampling, stopping and the loop, over any engine, in numpy.
 
-Read config.py (what may be asked), options.py (what it comes to), loop.py (the loop), then processors.py,
-sampling.py and random.py (how a token is chosen) and text.py (stop strings).
+Read options.py (what the configuration comes to), loop.py (the loop), then processors.py, sampling.py and
+random.py (how a token is chosen) and text.py (stop strings).
 """
 
-from gpt2kit.generation.config import GenerationConfig
 from gpt2kit.generation.loop import generate, is_standard
 from gpt2kit.generation.options import Options
 from gpt2kit.generation.processors import LogitsProcessor
@@ -16,7 +15,6 @@ from gpt2kit.generation.sampling import sample
 __all__ = [
     "Engine",
     "Generated",
-    "GenerationConfig",
     "LogitsProcessor",
     "NativeLoop",
     "Options",

@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gpt2kit.config import GenerationConfig
 from gpt2kit.errors import GenerationError
-from gpt2kit.generation.config import GenerationConfig
 from gpt2kit.generation.options import Options, merge, resolve
 from gpt2kit.generation.processors import LogitsProcessor, Scores, build_processors, checked_custom, process
 from gpt2kit.generation.protocol import Engine, NativeLoop

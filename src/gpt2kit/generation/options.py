@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpt2kit.config import GPT2Config
+from gpt2kit.config import GenerationConfig, GPT2Config
+from gpt2kit.config.generation_fields import CHECKS, DEFAULTS, SAMPLING_NEUTRAL, UNSUPPORTED, check_supported
 from gpt2kit.errors import GenerationError
-from gpt2kit.generation.config import GenerationConfig
-from gpt2kit.generation.fields import CHECKS, DEFAULTS, SAMPLING_NEUTRAL, UNSUPPORTED, check_supported
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from gpt2kit.config import GenerationConfig
+from gpt2kit.config.generation_fields import CHECKS, UNSUPPORTED, unknown_message
 from gpt2kit.errors import GenerationError
-from gpt2kit.generation import GenerationConfig
-from gpt2kit.generation.fields import CHECKS, UNSUPPORTED, unknown_message
 from gpt2kit.generation.loop import DEFAULT_MAX_ROWS
 from gpt2kit.generation.options import merge
 from gpt2kit.generation.rows import OnText, OnToken

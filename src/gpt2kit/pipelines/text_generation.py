@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpt2kit.config import GenerationConfig
 from gpt2kit.errors import GenerationError
-from gpt2kit.generation import Engine, Generated, GenerationConfig
+from gpt2kit.generation import Engine, Generated
 from gpt2kit.generation.loop import generate_merged
 from gpt2kit.pipelines.call_options import DEFAULT_NEW_TOKENS, CallOptions, ReturnType
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from fakes import FakeEngine, ScriptedEngine
-from gpt2kit.config import GPT2Config
+from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.errors import GenerationError
-from gpt2kit.generation import GenerationConfig, coin, generate, is_standard, sample
+from gpt2kit.generation import coin, generate, is_standard, sample
 
 SAMPLING = {"do_sample": True, "top_k": 0, "eos_token_id": []}
 

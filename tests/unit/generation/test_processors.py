@@ -5,9 +5,8 @@ import warnings
 import numpy as np
 import pytest
 
-from gpt2kit.config import GPT2Config
+from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.errors import GenerationError
-from gpt2kit.generation import GenerationConfig
 from gpt2kit.generation import processors as ours
 from gpt2kit.generation.options import merge, resolve
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from fakes import FakeEngine, FakeTokenizer, ScriptedEngine
-from gpt2kit.config import GPT2Config
+from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.errors import GenerationError
-from gpt2kit.generation import GenerationConfig, generate
+from gpt2kit.generation import generate
 from gpt2kit.pipelines import ReturnType, TextGenerationPipeline, TextIteratorStreamer, TextStreamer
 
 GREEDY = {"do_sample": False, "max_new_tokens": 6, "eos_token_id": []}

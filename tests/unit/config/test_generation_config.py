@@ -2,10 +2,9 @@ import json
 
 import pytest
 
-from gpt2kit.config import GPT2Config
+from gpt2kit.config import GenerationConfig, GPT2Config
+from gpt2kit.config.generation_fields import CHECKS, UNSUPPORTED
 from gpt2kit.errors import GenerationError
-from gpt2kit.generation import GenerationConfig
-from gpt2kit.generation.fields import CHECKS, UNSUPPORTED
 from gpt2kit.generation.options import merge, resolve
 
 MODEL = GPT2Config(

@@ -7,8 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from gpt2kit.errors import GenerationError
-from gpt2kit.generation.fields import (
+from gpt2kit.config.generation_fields import (
     CHECKS,
     SAMPLING_NEUTRAL,
     UNSUPPORTED,
@@ -16,6 +15,7 @@ from gpt2kit.generation.fields import (
     check_value,
     unknown_message,
 )
+from gpt2kit.errors import GenerationError
 
 FILE_NAME = "generation_config.json"
 
