@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -135,6 +134,8 @@ class GenerationConfig:
 
     def to_json_string(self) -> str:
         """Return what is set as JSON, keys sorted, as Transformers writes it."""
+        import json  # costs milliseconds that reading a GPT2Config need not pay
+
         return json.dumps(self.to_diff_dict(), indent=2, sort_keys=True) + "\n"
 
     @classmethod
@@ -199,6 +200,8 @@ class GenerationConfig:
     @classmethod
     def from_file(cls, path: Path, **overrides: Any) -> GenerationConfig:
         """Read one generation_config.json; raises GenerationError, naming the file, when it is damaged."""
+        import json
+
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:

@@ -159,12 +159,18 @@ class NativeEngine:
         *,
         logits: Literal["last", "all"] | None = "last",
         hidden: bool = False,
+        hidden_states: bool = False,
+        attentions: bool = False,
     ) -> list[Output]:
         """Append each row's new ids to its sequence and return one Output a row, in order.
 
         Raises EngineError for ids out of range, too many tokens, or a sequence that is freed, foreign or
         used twice; then no sequence has changed.
         """
+        if hidden_states or attentions:
+            raise EngineError(
+                "the native engine gives neither hidden_states of every layer nor attentions; use engine='torch'"
+            )
         lengths = [len(ids) for _, ids in work]
         try:
             all_logits, all_hidden = self._model.forward(

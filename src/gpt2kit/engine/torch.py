@@ -116,6 +116,8 @@ class TorchEngine:
         *,
         logits: Literal["last", "all"] | None = "last",
         hidden: bool = False,
+        hidden_states: bool = False,
+        attentions: bool = False,
     ) -> list[Output]:
         """Append each row's new ids to its sequence and return one Output a row, in order.
 
@@ -134,18 +136,32 @@ class TorchEngine:
             ragged = RaggedCache(caches, [len(ids) for _, ids in work])
             input_ids = torch.tensor([[i for _, ids in work for i in ids]], device=device)
             trunk = self.model.transformer(
-                input_ids, past_key_values=ragged, use_cache=True, return_dict=True
+                input_ids,
+                past_key_values=ragged,
+                use_cache=True,
+                output_hidden_states=hidden_states,
+                output_attentions=attentions,
+                return_dict=True,
             )
             states = trunk.last_hidden_state[0]  # (sum T, C)
             ends = [end - 1 for _, end in ragged.spans]
             scored = states[torch.tensor(ends, device=device)] if logits == "last" else states
             scores = None if logits is None else self.model.lm_head(scored).float().cpu().numpy()
             features = states.float().cpu().numpy() if hidden else None
+            stream = torch.cat(trunk.hidden_states).float().cpu().numpy() if hidden_states else None
+            weights = [
+                torch.cat(layers).float().cpu().numpy()
+                for layers in zip(*trunk.attentions or (), strict=True)
+            ]
         outputs = []
         for row, (start, end) in enumerate(ragged.spans):
             output = Output(hidden=None if features is None else features[start:end])
             if scores is not None:
                 output.logits = scores[row] if logits == "last" else scores[start:end]
+            if stream is not None:
+                output.hidden_states = stream[:, start:end]
+            if attentions:
+                output.attentions = weights[row]
             outputs.append(output)
         return outputs
 

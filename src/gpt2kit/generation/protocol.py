@@ -45,10 +45,15 @@ class Output:
 
     logits: float32, (V,) when "last" was asked, (T, V) for "all", None for None.
     hidden: float32 (T, C), after the final layer norm, or None when it was not asked.
+    hidden_states: float32 (n_layer + 1, T, C), the embeddings, then what each block gave, the last one after
+        the final layer norm; or None.
+    attentions: float32 (n_layer, H, T, S), the weights over all S cached positions; or None.
     """
 
     logits: Array | None = None
     hidden: Array | None = None
+    hidden_states: Array | None = None
+    attentions: Array | None = None
 
 
 class Engine(Protocol):
@@ -67,6 +72,8 @@ class Engine(Protocol):
         *,
         logits: Logits | None = "last",
         hidden: bool = False,
+        hidden_states: bool = False,
+        attentions: bool = False,
     ) -> list[Output]:
         """Append each row's new ids to its sequence and return one Output a row, in order.
 

@@ -47,26 +47,28 @@ class GPT2Attention(nn.Module):
         mask: Tensor | None = None,
         cache: DynamicCache | RaggedCache | None = None,
         fused: bool = True,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | tuple[Tensor | None, ...] | None]:
         """Attend from x (B, T, C) to the cached positions and to itself.
 
         mask broadcasts to (B, H, T, S): bool, True where attention is allowed, or float, added to the scores.
         None stands for plain causality. fused chooses torch's kernel, which keeps no weights.
-        Returns the output (B, T, C) and, when not fused, the weights (B, H, T, S) before dropout.
+        Returns the output (B, T, C) and, when not fused, the weights (B, H, T, S) before dropout; those of a
+        RaggedCache as one tensor (1, H, T, S) a row.
         """
         B, T, C = x.shape
         query, key, value = (
             part.view(B, T, self.n_head, self.head_size).transpose(1, 2)  # (B, H, T, D)
             for part in self.c_attn(x).split(C, dim=2)
         )
-        weights = None
+        weights: Tensor | tuple[Tensor | None, ...] | None
         if isinstance(cache, RaggedCache):
             rows = []
             for row, (start, end) in zip(cache.caches, cache.spans, strict=True):
                 new = slice(start, end)
                 keys, values = row.update(key[:, :, new], value[:, :, new], self.layer_idx)
-                rows.append(self._attend(query[:, :, new], keys, values, mask, fused)[0])
-            y = torch.cat(rows, dim=2)
+                rows.append(self._attend(query[:, :, new], keys, values, mask, fused))
+            y = torch.cat([row for row, _ in rows], dim=2)
+            weights = tuple(row for _, row in rows)
         else:
             if cache is not None:
                 key, value = cache.update(key, value, self.layer_idx)  # (B, H, S, D)

@@ -44,7 +44,7 @@ class GPT2Block(nn.Module):
 
     def forward(
         self, x: Tensor, mask: Tensor | None, cache: DynamicCache | RaggedCache | None, fused: bool
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | tuple[Tensor | None, ...] | None]:
         y, weights = self.attn(self.ln_1(x), mask, cache, fused)
         x = x + y
         x = x + self.mlp(self.ln_2(x))
@@ -118,9 +118,9 @@ class GPT2Model(GPT2PreTrainedModel):
         hidden_states: list[Tensor] | None = (
             [] if self._asks("output_hidden_states", output_hidden_states) else None
         )
-        attentions: list[Tensor] | None = [] if self._asks("output_attentions", output_attentions) else None
-        if isinstance(cache, RaggedCache) and (mask is not None or attentions is not None):
-            raise ValueError("attention_mask and output_attentions do not go with rows of unequal length")
+        attentions: list[Any] | None = [] if self._asks("output_attentions", output_attentions) else None
+        if isinstance(cache, RaggedCache) and mask is not None:
+            raise ValueError("attention_mask does not go with rows of unequal length")
         fused = attentions is None and self.attn_implementation != "eager"
         for block in self.h:
             if hidden_states is not None:

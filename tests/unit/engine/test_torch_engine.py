@@ -131,6 +131,21 @@ def test_a_model_in_training_is_refused(model) -> None:
         TorchEngine(GPT2LMHeadModel(model.config))
 
 
+def test_rows_give_their_own_hidden_states_and_attentions(engine, model) -> None:
+    prompts = [[3, 1, 4], [1, 5, 9, 2, 6]]
+    sequences = [engine.new_sequence() for _ in prompts]
+    engine.forward([(sequence, ids[:2]) for sequence, ids in zip(sequences, prompts, strict=True)])
+    work = [(sequence, ids[2:]) for sequence, ids in zip(sequences, prompts, strict=True)]
+    outputs = engine.forward(work, hidden_states=True, attentions=True)
+    for ids, output in zip(prompts, outputs, strict=True):
+        with torch.no_grad():
+            wanted = model(torch.tensor([ids]), output_hidden_states=True, output_attentions=True)
+        states = torch.stack(wanted.hidden_states)[:, 0, 2:].numpy()
+        weights = torch.stack(wanted.attentions)[:, 0, :, 2:].numpy()
+        np.testing.assert_allclose(output.hidden_states, states, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(output.attentions, weights, rtol=1e-4, atol=1e-6)
+
+
 def test_hooks_on_the_model_run(engine, model) -> None:
     plain = engine.forward([(engine.new_sequence(), [1, 2])])[0].logits
     hook = model.transformer.h[1].register_forward_hook(lambda module, args, out: (out[0] * 0, out[1]))

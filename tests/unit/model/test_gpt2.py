@@ -98,7 +98,7 @@ def test_rows_of_unequal_length_share_a_call(model) -> None:
         got = model(torch.cat([row[:, -2:] for row in ids], dim=1), past_key_values=ragged).logits
     torch.testing.assert_close(got, torch.cat(expected, dim=1), rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="unequal"):
-        model(torch.zeros(1, 2).long(), past_key_values=RaggedCache(caches, [1, 1]), output_attentions=True)
+        model(torch.zeros(1, 2).long(), RaggedCache(caches, [1, 1]), attention_mask=torch.ones(1, 2))
 
 
 def test_default_configuration_has_the_published_size() -> None:
