@@ -16,10 +16,10 @@ from gpt2kit.config import GenerationConfig
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation.options import Options, merge, resolve
 from gpt2kit.generation.processors import LogitsProcessor, Scores, build_processors, checked_custom, process
-from gpt2kit.generation.protocol import Engine, NativeLoop
+from gpt2kit.generation.protocol import Engine, NativeLoop, Output
 from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.random import coin, seeds_for
-from gpt2kit.generation.rows import Generated, OnText, OnToken, RowWatch
+from gpt2kit.generation.rows import Generated, OnText, OnToken, RowWatch, Steps, Wanted
 from gpt2kit.generation.sampling import sample
 from gpt2kit.generation.text import RowText
 
@@ -83,6 +83,8 @@ def generate_merged(
     trim_stop_strings: bool = False,
     skip_special_tokens: bool = True,
     max_rows: int = DEFAULT_MAX_ROWS,
+    starts: Sequence[CachedSequence] | None = None,
+    keep_sequences: bool = False,
 ) -> list[Generated]:
     """Do what generate does with layers of options that are joined already.
 
@@ -98,10 +100,14 @@ def generate_merged(
     skip_special_tokens: leave special tokens out of the text.
     max_rows: how many rows run at once; it bounds memory and changes no result. The rows of one prompt always
         run together.
+    starts: a sequence of the engine for each prompt that already holds its first `length` ids; it is extended
+        and freed like the loop's own.
+    keep_sequences: leave every row's sequence alive in Generated.sequence.
 
     Raises GenerationError before any work for options that cannot be met, and for scores that leave no
     choice.
     """
+    wanted = Wanted.of(merged, sequence=keep_sequences)
     token_prompts = _checked_prompts(engine, prompts, merged)
     prompt_lengths = [len(prompt) for prompt in token_prompts]
     options = resolve(merged, engine.config, prompt_lengths, default_new_tokens=default_new_tokens)
@@ -136,15 +142,21 @@ def generate_merged(
     has_callback = on_token is not None or on_text is not None
     is_watched = has_callback or bool(options.stop_strings) or deadline is not None
     observer = observe if is_watched else None
-    if is_standard(engine, logits_processor, stopping_criteria):
+    if is_standard(engine, logits_processor, stopping_criteria) and not wanted and starts is None:
         assert isinstance(engine, NativeLoop)
         rows = engine.generate_native(token_prompts, options, seeds, on_token=observer, max_rows=max_rows)
-    else:
-        custom = [checked_custom(processor) for processor in logits_processor]
-        rows = _PythonLoop(engine, token_prompts, options, seeds, custom, stopping_criteria, observer).run(
-            max_rows
-        )
-    return [watch.finish(ids, was_observed=is_watched) for watch, ids in zip(watches, rows, strict=True)]
+        return [watch.finish(ids, was_observed=is_watched) for watch, ids in zip(watches, rows, strict=True)]
+    custom = [checked_custom(processor) for processor in logits_processor]
+    loop = _PythonLoop(
+        engine, token_prompts, options, seeds, custom, stopping_criteria, observer, wanted, starts
+    )
+    generated = []
+    for watch, row in zip(watches, loop.run(max_rows), strict=True):
+        result = watch.finish(row.new_ids, was_observed=is_watched)
+        result.steps = row.steps if wanted else None
+        result.sequence = row.sequence if wanted.sequence else None
+        generated.append(result)
+    return generated
 
 
 def is_standard(
@@ -164,7 +176,13 @@ class _Row:
         self.row = row
         self.sequence = sequence
         self.ids = list(prompt)  # prompt and new ids
+        self.prompt_length = len(prompt)
         self.chain: list[LogitsProcessor] = []
+        self.steps = Steps()
+
+    @property
+    def new_ids(self) -> list[int]:
+        return self.ids[self.prompt_length :]
 
 
 class _PythonLoop:
@@ -179,6 +197,8 @@ class _PythonLoop:
         custom: Sequence[LogitsProcessor],
         stopping_criteria: Sequence[StoppingCriterion],
         on_token: OnToken | None,
+        wanted: Wanted,
+        starts: Sequence[CachedSequence] | None,
     ) -> None:
         self._engine = engine
         self._prompts = prompts
@@ -187,10 +207,12 @@ class _PythonLoop:
         self._custom = custom
         self._stopping_criteria = stopping_criteria
         self._on_token = on_token
-        self._done: dict[tuple[int, int], list[int]] = {}
+        self._wanted = wanted
+        self._starts = starts
+        self._done: dict[tuple[int, int], _Row] = {}
 
-    def run(self, max_rows: int) -> list[list[int]]:
-        """Return the new ids of all rows, prompt by prompt."""
+    def run(self, max_rows: int) -> list[_Row]:
+        """Return all rows, prompt by prompt; their sequences are freed unless they are wanted."""
         waiting = deque(range(len(self._prompts)))
         active: list[_Row] = []
         try:
@@ -213,39 +235,41 @@ class _PythonLoop:
         """Run one forward pass: one token for each active row, the whole prompt for each that joins."""
         starts = []
         for prompt_index in joining:
-            starts.append(_Row(prompt_index, 0, self._engine.new_sequence(), self._prompts[prompt_index]))
+            sequence = self._engine.new_sequence() if self._starts is None else self._starts[prompt_index]
+            starts.append(_Row(prompt_index, 0, sequence, self._prompts[prompt_index]))
         num_active = len(active)
         active.extend(starts)
         work = [(row.sequence, row.ids[-1:]) for row in active[:num_active]]
-        work += [(row.sequence, row.ids) for row in starts]
-        outputs = self._engine.forward(work, logits="last")
-        scores = [output.logits for output in outputs]
-        for start, start_scores in zip(starts, scores[num_active:], strict=True):
+        work += [(row.sequence, row.ids[row.sequence.length :]) for row in starts]
+        outputs = self._engine.forward(work, logits="last", **self._wanted.of_forward)
+        for start, output in zip(starts, outputs[num_active:], strict=True):
             prompt = self._prompts[start.prompt_index]
             start.chain = build_processors(self._options, start.prompt_index, len(prompt), self._custom)
             for index in range(1, self._options.num_return_sequences):
                 twin = _Row(start.prompt_index, index, start.sequence.fork(), prompt)
                 twin.chain = start.chain
                 active.append(twin)
-                scores.append(start_scores)
+                outputs.append(output)
         still_active = []
-        for row, row_scores in zip(active, scores, strict=True):
-            assert row_scores is not None
-            if self._choose(row, row_scores):
-                self._done[row.prompt_index, row.row] = row.ids[len(self._prompts[row.prompt_index]) :]
-                row.sequence.free()
+        for row, output in zip(active, outputs, strict=True):
+            if self._choose(row, output):
+                self._done[row.prompt_index, row.row] = row
+                if not self._wanted.sequence:
+                    row.sequence.free()
             else:
                 still_active.append(row)
         active[:] = still_active
 
-    def _choose(self, row: _Row, logits: Scores) -> bool:
+    def _choose(self, row: _Row, output: Output) -> bool:
         """Append the next token to the row and return True when the row ends with it."""
         options = self._options
-        scores = process(row.chain, row.ids, logits)
+        assert output.logits is not None
+        scores = process(row.chain, row.ids, output.logits)
+        row.steps.add(self._wanted, output, scores)
         chance = coin(self._seeds[row.prompt_index], row.row, len(row.ids)) if options.do_sample else None
         token_id = sample(scores, chance)
         row.ids.append(token_id)
-        num_new = len(row.ids) - len(self._prompts[row.prompt_index])
+        num_new = len(row.ids) - row.prompt_length
         is_done = token_id in options.eos_token_ids or num_new >= options.max_new_tokens[row.prompt_index]
         if self._on_token is not None and self._on_token(row.prompt_index, row.row, token_id):
             is_done = True
