@@ -15,7 +15,7 @@ from gpt2kit.errors import ConfigError, EngineError
 from gpt2kit.generation import generate
 from gpt2kit.generation.protocol import Output, Sequence
 from gpt2kit.model import DynamicCache, GPT2LMHeadModel
-from gpt2kit.model.cache import RaggedCache
+from gpt2kit.model.cache import Cache, RaggedCache
 from gpt2kit.model.loading import as_device
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class TorchSequence:
     """The cached keys and values of one text, on the engine's device."""
 
-    def __init__(self, engine: "TorchEngine", cache: DynamicCache) -> None:
+    def __init__(self, engine: "TorchEngine", cache: Cache) -> None:
         self.engine = engine
         self.cache = cache
         self.is_freed = False
@@ -39,14 +39,14 @@ class TorchSequence:
         """Return a copy that continues on its own."""
         self._check_alive()
         with torch.inference_mode():
-            return TorchSequence(self.engine, self.cache.clone())
+            return TorchSequence(self.engine, self.cache.fork())
 
     def truncate(self, length: int) -> None:
         """Forget all tokens from position `length` on. Raises EngineError when there are fewer."""
         self._check_alive()
         if not 0 <= length <= self.length:
             raise EngineError(f"cannot truncate to {length} tokens; the sequence has {self.length}")
-        self.cache.truncate(length)
+        self.cache.crop(length - self.length)
 
     def free(self) -> None:
         """Give the memory back."""
@@ -182,7 +182,7 @@ class TorchEngine:
         rows = generate(self, prompts, model_config=self.generation_config, seed=seed, **options)
         return [row.ids for row in rows]
 
-    def _checked(self, sequence: Sequence, ids: list[int]) -> DynamicCache:
+    def _checked(self, sequence: Sequence, ids: list[int]) -> Cache:
         """Give a sequence's cache, after checking that it can take the ids."""
         if not isinstance(sequence, TorchSequence) or sequence.engine is not self:
             raise EngineError("a sequence of another engine was given; use new_sequence() of this one")

@@ -1,93 +1,262 @@
-"""The keys and values that attention has already seen.
+"""The keys and values that attention has already seen, for all layers of a model.
 
-DynamicCache holds one batch of equally long rows. RaggedCache puts the caches of unequal rows side by side.
+A Cache is a list of layers (cache_layers.py, cache_quantized.py). DynamicCache grows, StaticCache takes its
+memory at once, QuantizedCache keeps old positions in few bits. RaggedCache puts caches of unequal rows side
+by side.
+
+B batch, H heads, S positions held, T new positions, D head size.
 """
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from gpt2kit.config import GPT2Config
+from gpt2kit.model.cache_layers import DynamicLayer, StaticLayer
+from gpt2kit.model.cache_quantized import QuantizedLayer
 
-class DynamicCache:
-    """Keys and values of every layer, (B, H, S, D) each, growing at the end.
 
-    Storage doubles when it is full, so appending one position costs O(1) amortised instead of a copy of all
-    before it. While autograd records, positions are concatenated instead, because an earlier step's backward
-    needs its keys unchanged. Returned tensors are views that hold until the next update.
+class Cache:
+    """Keys and values of all layers: `cache[i]`, `cache.layers[i].keys`, `len(cache)` layers.
+
+    Layers that are missing are made by `layer_class_to_replicate` as attention reaches them. With offloading,
+    everything is kept in the processor's memory, and a layer is copied to the device when its turn comes.
     """
 
-    def __init__(self) -> None:
-        self._keys: list[Tensor] = []
-        self._values: list[Tensor] = []
-        self._lengths: list[int] = []
-        # Positions that there is storage for; 0 when the tensors are not ours to write to.
-        self._capacities: list[int] = []
+    def __init__(
+        self,
+        layers: Sequence[DynamicLayer] | None = None,
+        layer_class_to_replicate: Callable[[], DynamicLayer] | None = None,
+    ) -> None:
+        """Take the layers, or what makes one; exactly one of the two."""
+        if (layers is None) == (layer_class_to_replicate is None):
+            raise ValueError("give layers or layer_class_to_replicate, exactly one of them")
+        self.layers = list(layers or ())
+        self.layer_class_to_replicate = layer_class_to_replicate
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """Append key and value (B, H, T, D) to a layer; return all of its keys and values (B, H, S, D).
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(layers={self.layers})"
 
-        Layers come in order on the first pass.
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Append keys and values (B, H, T, D) to a layer; return all that it holds, (B, H, S, D).
+
+        What is returned holds until the next update. Raises ValueError for another B, H or D than before.
         """
-        if layer_idx == len(self._keys):
-            self._keys.append(key[:, :, :0])
-            self._values.append(value[:, :, :0])
-            self._lengths.append(0)
-            self._capacities.append(0)
-        start = self._lengths[layer_idx]
-        end = start + key.shape[2]
-        held_key, held_value = self._keys[layer_idx], self._values[layer_idx]
-        if torch.is_grad_enabled() and (key.requires_grad or held_key.requires_grad):
-            held_key = torch.cat((held_key[:, :, :start], key), dim=2) if start else key
-            held_value = torch.cat((held_value[:, :, :start], value), dim=2) if start else value
-            self._capacities[layer_idx] = 0
-        else:
-            if end > self._capacities[layer_idx]:
-                capacity = max(end, 2 * start)
-                held_key = _grow(held_key, start, capacity)
-                held_value = _grow(held_value, start, capacity)
-                self._capacities[layer_idx] = capacity
-            held_key[:, :, start:end] = key
-            held_value[:, :, start:end] = value
-        self._keys[layer_idx], self._values[layer_idx] = held_key, held_value
-        self._lengths[layer_idx] = end
-        return held_key[:, :, :end], held_value[:, :, :end]
+        while len(self.layers) <= layer_idx and self.layer_class_to_replicate is not None:
+            self.layers.append(self.layer_class_to_replicate())
+        return self.layers[layer_idx].update(key_states, value_states)
+
+    def early_initialization(
+        self,
+        batch_size: int,
+        num_heads: int | Sequence[int],
+        head_dim: int | Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        """Take the memory now rather than at the first update; one number for all layers, or one each."""
+        heads = [num_heads] * len(self.layers) if isinstance(num_heads, int) else num_heads
+        sizes = [head_dim] * len(self.layers) if isinstance(head_dim, int) else head_dim
+        if not len(heads) == len(sizes) == len(self.layers):
+            raise ValueError(
+                f"num_heads and head_dim are given for {len(heads)} and {len(sizes)} layers; "
+                f"the cache has {len(self.layers)}"
+            )
+        for layer, H, D in zip(self.layers, heads, sizes, strict=True):
+            if not layer.is_initialized:
+                nothing = torch.zeros(batch_size, H, 0, D, dtype=dtype, device=device)
+                layer.update(nothing, nothing)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Number of positions held (S)."""
-        return self._lengths[layer_idx] if self._lengths else 0
+        """Number of positions that a layer holds (S)."""
+        return self.layers[layer_idx].get_seq_length() if layer_idx < len(self.layers) else 0
 
-    def truncate(self, length: int) -> None:
-        """Keep the first `length` positions; a longer length than the cache's changes nothing."""
-        self._lengths = [min(length, held) for held in self._lengths]
+    def get_max_length(self, layer_idx: int | None = None) -> int:
+        """Number of positions that there is room for, in a layer or in the roomiest; -1 without a limit."""
+        layers = self.layers if layer_idx is None else self.layers[layer_idx : layer_idx + 1]
+        return max((layer.get_max_length() for layer in layers), default=-1)
 
-    def clone(self) -> "DynamicCache":
-        """Copy the cache; the copy and the original grow apart."""
-        other = DynamicCache()
-        other._keys = [k[:, :, :n].clone() for k, n in zip(self._keys, self._lengths, strict=True)]
-        other._values = [v[:, :, :n].clone() for v, n in zip(self._values, self._lengths, strict=True)]
-        other._lengths = list(self._lengths)
-        other._capacities = list(self._lengths)
-        return other
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Length and offset of what a layer's next update with query_length positions returns."""
+        if layer_idx >= len(self.layers):
+            return query_length, 0
+        return self.layers[layer_idx].get_mask_sizes(query_length)
+
+    def reset(self) -> None:
+        """Forget everything; a static cache keeps its memory."""
+        for layer in self.layers:
+            layer.reset()
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last -tokens_to_remove positions: the number is negative, or 0 for none."""
+        for layer in self.layers:
+            layer.crop(tokens_to_remove)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Make row i what row beam_idx[i] was; beam_idx (B,) may repeat or drop rows."""
-        self._keys = [k.index_select(0, beam_idx.to(k.device)) for k in self._keys]
-        self._values = [v.index_select(0, beam_idx.to(v.device)) for v in self._values]
-        self._capacities = [k.shape[2] for k in self._keys]
+        for layer in self.layers:
+            layer.reorder_cache(beam_idx)
 
-    def reset(self) -> None:
-        """Forget everything."""
-        self._keys, self._values, self._lengths, self._capacities = [], [], [], []
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows of the batch, by number or by a mask, in the order given."""
+        rows = indices.nonzero().flatten() if indices.dtype == torch.bool else indices
+        self.reorder_cache(rows)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row of the batch, copies side by side."""
+        if self.batch_size >= 0:
+            self.reorder_cache(torch.arange(self.batch_size).repeat_interleave(repeats))
+
+    def fork(self) -> "Cache":
+        """Return a cache that holds the same and grows on its own; nothing is copied before either grows."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.layers = [layer.fork() for layer in self.layers]
+        return other
+
+    @property
+    def batch_size(self) -> int:
+        """B, or -1 before the first update."""
+        return self.layers[0].batch_size if self.layers else -1
+
+    @property
+    def is_initialized(self) -> bool:
+        """True when every layer's shape is known."""
+        return bool(self.layers) and all(layer.is_initialized for layer in self.layers)
+
+    @property
+    def is_compileable(self) -> bool:
+        """True when the keys' and values' memory stays in place from call to call."""
+        return bool(self.layers) and all(layer.is_compileable for layer in self.layers)
+
+    @property
+    def is_croppable(self) -> bool:
+        """True when crop puts the whole cache back as it was."""
+        return all(layer.is_croppable for layer in self.layers)
+
+    @property
+    def is_sliding(self) -> list[bool]:
+        """For each layer whether it forgets old positions; none does."""
+        return [layer.is_sliding for layer in self.layers]
 
     def __len__(self) -> int:
         """Number of layers held."""
-        return len(self._keys)
+        return len(self.layers)
 
-    def __getitem__(self, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, H, S, D) of a layer."""
-        length = self._lengths[layer_idx]
-        return self._keys[layer_idx][:, :, :length], self._values[layer_idx][:, :, :length]
+    def __bool__(self) -> bool:
+        """A cache without layers yet is a cache all the same."""
+        return True
+
+    def __getitem__(self, layer_idx: int) -> tuple[Tensor | None, Tensor | None]:
+        """Keys and values of a layer."""
+        layer = self.layers[layer_idx]
+        return layer.keys, layer.values
+
+    def __iter__(self) -> Iterator[tuple[Tensor | None, ...]]:
+        """Go through the layers' (keys, values, sliding window), the last always None."""
+        for layer in self.layers:
+            yield layer.keys, layer.values, None
+
+
+class DynamicCache(Cache):
+    """A cache that grows with the text; the one that a model makes when none is given."""
+
+    def __init__(
+        self,
+        ddp_cache_data: Iterable[Sequence[Tensor | None]] | None = None,
+        config: GPT2Config | None = None,
+        offloading: bool = False,
+        offload_only_non_sliding: bool = False,
+    ) -> None:
+        """Make an empty cache, or one that holds ddp_cache_data: (keys, values) of each layer.
+
+        config: make all of its layers at once. offload_only_non_sliding changes nothing, as no layer slides.
+        """
+        make = partial(DynamicLayer, offloading=offloading)
+        super().__init__(layer_class_to_replicate=make)
+        self.layers = [make() for _ in range(config.n_layer if config is not None else 0)]
+        for layer_idx, (keys, values, *_) in enumerate(ddp_cache_data or ()):
+            if keys is not None and values is not None:
+                self.update(keys, values, layer_idx)
+            elif layer_idx == len(self.layers):
+                self.layers.append(make())
+
+
+class StaticCache(Cache):
+    """A cache that takes memory for max_cache_len positions at once and reuses it after reset().
+
+    Attention runs over the positions filled only. A text that is longer than planned takes more memory.
+    """
+
+    def __init__(
+        self,
+        config: GPT2Config,
+        max_cache_len: int,
+        offloading: bool = False,
+        offload_only_non_sliding: bool = True,
+    ) -> None:
+        """max_cache_len: positions to plan for. offload_only_non_sliding changes nothing: no layer slides."""
+        super().__init__(layers=[StaticLayer(max_cache_len, offloading) for _ in range(config.n_layer)])
+
+    @property
+    def max_cache_len(self) -> int:
+        """Number of positions that there is room for."""
+        return self.get_max_length()
+
+
+class QuantizedCache(Cache):
+    """A cache that keeps all but the newest positions in 8 or 4 bits; see cache_quantized.py."""
+
+    def __init__(
+        self,
+        backend: str = "gpt2kit",
+        config: GPT2Config | None = None,
+        nbits: int | None = None,
+        axis_key: int | None = None,
+        axis_value: int | None = None,
+        q_group_size: int | None = None,
+        residual_length: int | None = None,
+    ) -> None:
+        """Choose how: nbits 4 (default) or 8, in groups of q_group_size (64) neighbouring channels.
+
+        residual_length: how many of the newest positions, at least, stay as they are (128).
+        backend: "gpt2kit"; "quanto" and "hqq" are taken too, and done by the same code.
+        axis_key, axis_value: only 0, groups of neighbouring channels. config: make all layers at once.
+        Raises ValueError for anything else.
+        """
+        if backend not in ("gpt2kit", "quanto", "hqq"):
+            raise ValueError(f"Unknown quantization backend `{backend}`; use gpt2kit, quanto or hqq")
+        nbits = 4 if nbits is None else nbits
+        if nbits not in (4, 8):
+            raise ValueError(f"nbits is {nbits!r}; a quantized cache has 4 or 8")
+        for name, axis in (("axis_key", axis_key), ("axis_value", axis_value)):
+            if axis not in (None, 0):
+                raise ValueError(f"{name} is {axis!r}; groups are of neighbouring channels, which is axis 0")
+        group_size = 64 if q_group_size is None else q_group_size
+        if group_size < 1:
+            raise ValueError(f"q_group_size is {group_size}; it must be at least 1")
+        num_exact = 128 if residual_length is None else residual_length
+        if num_exact < 0:
+            raise ValueError(f"residual_length is {num_exact}; it must be at least 0")
+        make = partial(QuantizedLayer, nbits, group_size, num_exact)
+        super().__init__(layer_class_to_replicate=make)
+        self.layers = [make() for _ in range(config.n_layer if config is not None else 0)]
+
+
+def checked_cache(past_key_values: Any) -> Cache:
+    """Return a cache that is one; raises ValueError for the tuples of older versions and anything else."""
+    if isinstance(past_key_values, Cache):
+        return past_key_values
+    if isinstance(past_key_values, (tuple, list)):
+        raise ValueError(
+            "Passing a tuple of `past_key_values` is not supported; give a Cache: "
+            "DynamicCache(past_key_values) makes one of the keys and values of each layer"
+        )
+    raise ValueError(f"past_key_values is a {type(past_key_values).__name__}; give a Cache or None")
 
 
 class RaggedCache:
@@ -97,7 +266,7 @@ class RaggedCache:
     turn. There is no padding, and no row can see another.
     """
 
-    def __init__(self, caches: list[DynamicCache], num_new: list[int]) -> None:
+    def __init__(self, caches: Sequence[Cache], num_new: list[int]) -> None:
         """caches: one a row, each with batch size 1. num_new: how many new positions each row brings."""
         self.caches = caches
         self.pasts = [cache.get_seq_length() for cache in caches]
@@ -115,10 +284,3 @@ class RaggedCache:
 
     def get_seq_length(self) -> int:
         raise ValueError("rows of a RaggedCache differ in length; give position_ids")
-
-
-def _grow(held: Tensor, length: int, capacity: int) -> Tensor:
-    B, H, _, D = held.shape
-    grown = held.new_empty(B, H, capacity, D)
-    grown[:, :, :length] = held[:, :, :length]
-    return grown
