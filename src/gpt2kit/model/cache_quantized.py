@@ -42,7 +42,8 @@ def dequantize(codes: Tensor, step: Tensor, low: Tensor, nbits: int, head_size: 
     """Undo quantize, to float32 (B, H, T, head_size)."""
     if nbits == 4:
         codes = torch.stack((codes & 15, codes >> 4), dim=-1).flatten(-2)
-    groups = codes.unflatten(-1, (step.shape[-1], -1)) * step[..., None] + low[..., None]
+    num_groups = step.shape[-1]
+    groups = codes.view(*step.shape, codes.shape[-1] // num_groups) * step[..., None] + low[..., None]
     return groups.flatten(-2)[..., :head_size]
 
 
