@@ -15,7 +15,8 @@ from gpt2kit.errors import ConfigError, EngineError
 from gpt2kit.generation import generate
 from gpt2kit.generation.protocol import Output, Sequence
 from gpt2kit.model import DynamicCache, GPT2LMHeadModel
-from gpt2kit.model.cache import Cache, RaggedCache
+from gpt2kit.model.cache import RaggedCache
+from gpt2kit.model.cache_base import Cache
 from gpt2kit.model.loading import as_device
 
 if TYPE_CHECKING:
