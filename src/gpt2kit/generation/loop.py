@@ -13,6 +13,8 @@ from typing import Any
 
 from gpt2kit.config import GenerationConfig
 from gpt2kit.errors import GenerationError
+from gpt2kit.generation.batch import BatchCriterion, BatchProcessor
+from gpt2kit.generation.lock_step import LockStepLoop
 from gpt2kit.generation.options import Options, merge, resolve
 from gpt2kit.generation.processors import LogitsProcessor, checked_custom
 from gpt2kit.generation.protocol import Engine, NativeLoop
@@ -97,14 +99,14 @@ def generate_merged(
     max_rows: how many rows run at once; it bounds memory and changes no result. The rows of one prompt always
         run together.
     starts: a sequence of the engine for each prompt that already holds its first `length` ids; it is extended
-        and freed like the loop's own.
+        and freed like the loop's own. It may hold more before them, and a prompt may have no ids then.
     keep_sequences: leave every row's sequence alive in Generated.sequence.
 
     Raises GenerationError before any work for options that cannot be met, and for scores that leave no
     choice.
     """
     wanted = Wanted.of(merged, sequence=keep_sequences)
-    token_prompts = _checked_prompts(engine, prompts, merged)
+    token_prompts = _checked_prompts(engine, prompts, merged, may_be_empty=starts is not None)
     prompt_lengths = [len(prompt) for prompt in token_prompts]
     options = resolve(merged, engine.config, prompt_lengths, default_new_tokens=default_new_tokens)
     seeds = seeds_for(seed, len(token_prompts))
@@ -143,7 +145,13 @@ def generate_merged(
         rows = engine.generate_native(token_prompts, options, seeds, on_token=observer, max_rows=max_rows)
         return [watch.finish(ids, was_observed=is_watched) for watch, ids in zip(watches, rows, strict=True)]
     custom = [checked_custom(processor) for processor in logits_processor]
-    loop = RowLoop(engine, token_prompts, options, seeds, custom, stopping_criteria, observer, wanted, starts)
+    is_batchwise = any(
+        isinstance(item, (BatchProcessor, BatchCriterion)) for item in [*custom, *stopping_criteria]
+    )
+    loop_type = LockStepLoop if is_batchwise else RowLoop
+    loop = loop_type(
+        engine, token_prompts, options, seeds, custom, stopping_criteria, observer, wanted, starts
+    )
     generated = []
     for watch, row in zip(watches, loop.run(max_rows), strict=True):
         result = watch.finish(row.new_ids, was_observed=is_watched)
@@ -163,7 +171,7 @@ def is_standard(
 
 
 def _checked_prompts(
-    engine: Engine, prompts: Sequence[Sequence[int]], merged: GenerationConfig
+    engine: Engine, prompts: Sequence[Sequence[int]], merged: GenerationConfig, *, may_be_empty: bool
 ) -> list[list[int]]:
     vocab_size = engine.config.vocab_size
     checked = []
@@ -174,7 +182,7 @@ def _checked_prompts(
                 raise GenerationError(
                     f"prompt {index} holds token id {token_id}; the vocabulary has ids 0 to {vocab_size - 1}"
                 )
-        if not ids:
+        if not ids and not may_be_empty:
             bos = merged.bos_token_id if merged.bos_token_id is not None else engine.config.bos_token_id
             if bos is None:
                 raise GenerationError(f"prompt {index} is empty and there is no bos_token_id to start from")

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2kit.errors import GenerationError
+from gpt2kit.generation.batch import BatchProcessor
 from gpt2kit.generation.options import Options
 from gpt2kit.generation.sampling import no_choice_message
 
@@ -177,7 +178,12 @@ def process(chain: Sequence[LogitsProcessor], token_ids: list[int], scores: Scor
 
 
 def checked_custom(processor: LogitsProcessor) -> LogitsProcessor:
-    """Wrap a caller's processor: a wrong shape or type is one clear error, and its scores are float32."""
+    """Wrap a caller's processor: a wrong shape or type is one clear error, and its scores are float32.
+
+    One for whole batches is returned as it is, for the loop to recognise.
+    """
+    if isinstance(processor, BatchProcessor):
+        return processor
 
     def run(token_ids: list[int], scores: Scores) -> Scores:
         result = np.asarray(processor(token_ids, scores.copy()))
