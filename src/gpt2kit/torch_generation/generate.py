@@ -85,7 +85,7 @@ def generate(
         model.device,
     )
     concrete_lengths(merged, prompts.mask.shape[1], model.config.n_positions)
-    _, pad = special_tokens(merged, model.config)
+    ends, pad = special_tokens(merged, model.config)
     pad_token_id = pad if pad is not None else 0
     num_beams, repeats = merged.num_beams or 1, merged.num_return_sequences or 1
     returns_dict = bool(merged.return_dict_in_generate)
@@ -99,7 +99,17 @@ def generate(
         starts = start_sequences(runner, prompts)
     keeps_sequences = prompts.past is not None or (returns_cache and isinstance(runner, TorchEngine))
     batch = Batch(prompts, pad_token_id, repeats)
-    feed = None if streamer is None else Feed(streamer, prompts.padded, repeats, pad_token_id)
+    feed = None
+    if streamer is not None:
+        feed = Feed(
+            streamer,
+            prompts,
+            repeats,
+            pad_token_id=pad_token_id,
+            eos_token_ids=ends,
+            max_new_tokens=merged.max_new_tokens or 0,
+            is_in_step=num_beams == 1 and assistant_model is None and not merged.prompt_lookup_num_tokens,
+        )
     rows = generate_merged(
         runner,
         prompts.ids,
