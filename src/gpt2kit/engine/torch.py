@@ -16,7 +16,7 @@ from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.errors import ConfigError, EngineError
 from gpt2kit.generation import generate
 from gpt2kit.generation.protocol import Output, Sequence
-from gpt2kit.model import DynamicCache, GPT2LMHeadModel
+from gpt2kit.model import DynamicCache, GPT2DoubleHeadsModel, GPT2LMHeadModel
 from gpt2kit.model.cache import RaggedCache
 from gpt2kit.model.cache_base import Cache
 from gpt2kit.model.gpt2 import GPT2WithLMHead
@@ -174,36 +174,43 @@ class TorchEngine:
                 for sequence, (_, ids) in zip(sequences, work, strict=True)
             ]
             ragged = RaggedCache([sequence.cache for sequence in sequences], num_new)
-            trunk = self.model.transformer(
+            ends = torch.tensor([end - 1 for _, end in ragged.spans], device=device)
+            run = self.model.transformer if self._is_plain() else self.model
+            output = run(
                 **self._inputs(sequences, [ids for _, ids in work]),
                 past_key_values=ragged,
                 use_cache=True,
-                output_hidden_states=hidden_states,
+                output_hidden_states=hidden_states or (hidden and run is self.model),
                 output_attentions=attentions,
                 return_dict=True,
             )
             for sequence in sequences:
                 sequence.embeds = None
-            states = trunk.last_hidden_state[0]  # (sum T, C)
-            ends = [end - 1 for _, end in ragged.spans]
-            scored = states[torch.tensor(ends, device=device)] if logits == "last" else states
-            scores = None if logits is None else self.model.lm_head(scored).float().cpu().numpy()
-            features = states.float().cpu().numpy() if hidden else None
-            stream = torch.cat(trunk.hidden_states).float().cpu().numpy() if hidden_states else None
+            if run is self.model:
+                all_logits = output.logits[0]  # (sum T, V)
+                scored = all_logits[ends] if logits == "last" else all_logits
+                states = output.hidden_states[-1][0] if hidden else None
+            else:
+                states = output.last_hidden_state[0]  # (sum T, C)
+                scored = states[ends] if logits == "last" else states
+                scored = self.model.lm_head(scored) if logits is not None else scored
+            scores = None if logits is None else scored.float().cpu().numpy()
+            features = states.float().cpu().numpy() if hidden and states is not None else None
+            stream = torch.cat(output.hidden_states).float().cpu().numpy() if hidden_states else None
             weights = [
                 torch.cat(layers).float().cpu().numpy()
-                for layers in zip(*trunk.attentions or (), strict=True)
+                for layers in zip(*output.attentions or (), strict=True)
             ]
         outputs = []
-        for row, (start, end) in enumerate(ragged.spans):
-            output = Output(hidden=None if features is None else features[start:end])
+        for index, (start, end) in enumerate(ragged.spans):
+            row = Output(hidden=None if features is None else features[start:end])
             if scores is not None:
-                output.logits = scores[row] if logits == "last" else scores[start:end]
+                row.logits = scores[index] if logits == "last" else scores[start:end]
             if stream is not None:
-                output.hidden_states = stream[:, start:end]
+                row.hidden_states = stream[:, start:end]
             if attentions:
-                output.attentions = weights[row]
-            outputs.append(output)
+                row.attentions = weights[index]
+            outputs.append(row)
         return outputs
 
     def generate(
@@ -222,6 +229,16 @@ class TorchEngine:
             options["max_new_tokens"] = max_new_tokens
         rows = generate(self, prompts, model_config=self.generation_config, seed=seed, **options)
         return [row.ids for row in rows]
+
+    def _is_plain(self) -> bool:
+        """Tell whether trunk and head are all there is to the model: no forward of its own, no hooks."""
+        model = self.model
+        return (
+            type(model).forward in (GPT2LMHeadModel.forward, GPT2DoubleHeadsModel.forward)
+            and "forward" not in model.__dict__
+            and not model._forward_hooks
+            and not model._forward_pre_hooks
+        )
 
     def _inputs(self, sequences: list[TorchSequence], ids: list[list[int]]) -> dict[str, Tensor]:
         """Lay the rows' ids end to end, (1, sum T), or where embeddings wait, all rows' embeddings."""
