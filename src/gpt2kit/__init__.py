@@ -39,6 +39,8 @@ _MODULES = {
     "AsyncTextIteratorStreamer": "gpt2kit.generation.streamers",
     "TextIteratorStreamer": "gpt2kit.generation.streamers",
     "TextStreamer": "gpt2kit.generation.streamers",
+    "GenerateBeamDecoderOnlyOutput": "gpt2kit.torch_generation",
+    "GenerateDecoderOnlyOutput": "gpt2kit.torch_generation",
     "load_engine": "gpt2kit.engine",
     "score": "gpt2kit.scoring",
     "pipeline": "gpt2kit.pipelines",

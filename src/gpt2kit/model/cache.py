@@ -78,11 +78,12 @@ class QuantizedCache(Cache):
         q_group_size: int | None = None,
         residual_length: int | None = None,
     ) -> None:
-        """Choose how: nbits 4 (default) or 8, in groups of q_group_size (64) neighbouring channels.
+        """Choose how: nbits 4 (default) or 8, in groups of q_group_size (64) numbers.
 
         residual_length: how many of the newest positions, at least, stay as they are (128).
         backend: "gpt2kit"; "quanto" and "hqq" are taken too, and done by the same code.
-        axis_key, axis_value: only 0, groups of neighbouring channels. config: make all layers at once.
+        axis_key, axis_value: only 0, how other back ends call it to leave the layout of groups alone.
+        config: make all layers at once.
         Raises ValueError for anything else.
         """
         if backend not in ("gpt2kit", "quanto", "hqq"):
@@ -92,7 +93,7 @@ class QuantizedCache(Cache):
             raise ValueError(f"nbits is {nbits!r}; a quantized cache has 4 or 8")
         for name, axis in (("axis_key", axis_key), ("axis_value", axis_value)):
             if axis not in (None, 0):
-                raise ValueError(f"{name} is {axis!r}; groups are of neighbouring channels, which is axis 0")
+                raise ValueError(f"{name} is {axis!r}; it must be 0: how groups lie is not a choice here")
         group_size = 64 if q_group_size is None else q_group_size
         if group_size < 1:
             raise ValueError(f"q_group_size is {group_size}; it must be at least 1")

@@ -21,9 +21,9 @@ KINDS = {
     "static": lambda: StaticCache(CONFIG, max_cache_len=16),
     "static, too short": lambda: StaticCache(CONFIG, max_cache_len=2),
     "static, offloaded": lambda: StaticCache(CONFIG, max_cache_len=16, offloading=True),
-    # Constant groups have no step, so they come back as they were.
-    "quantized": lambda: QuantizedCache(config=CONFIG, residual_length=3),
-    "quantized, 8 bits, at once": lambda: QuantizedCache(nbits=8, residual_length=0),
+    # Groups of one or two whole numbers come back as they were.
+    "quantized": lambda: QuantizedCache(config=CONFIG, residual_length=3, q_group_size=2),
+    "quantized, 8 bits, at once": lambda: QuantizedCache(nbits=8, residual_length=0, q_group_size=1),
     "pair": lambda: EncoderDecoderCache(DynamicCache(), DynamicCache()),
 }
 every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())

@@ -33,7 +33,7 @@ def test_old_positions_take_a_fraction_of_the_memory(nbits, ratio) -> None:
 def test_the_newest_positions_are_exact_and_each_is_quantised_once() -> None:
     torch.manual_seed(0)
     x = torch.randn(1, 2, 60, 8)
-    cache = QuantizedCache(nbits=4, residual_length=5)
+    cache = QuantizedCache(nbits=4, residual_length=5, q_group_size=4)
     seen: list[torch.Tensor] = []
     for i in range(60):
         keys, _ = cache.update(x[:, :, i : i + 1], -x[:, :, i : i + 1], layer_idx=0)
@@ -43,14 +43,38 @@ def test_the_newest_positions_are_exact_and_each_is_quantised_once() -> None:
         assert all(torch.equal(seen[t], x[0, :, t]) for t in changed)
         seen = [keys[0, :, t] for t in range(i + 1)]
     is_exact = [torch.equal(seen[t], x[0, :, t]) for t in range(60)]
-    assert 5 <= is_exact.count(True) <= 10
-    assert not any(is_exact[:50])
+    assert 5 <= is_exact.count(True) <= 9
+    assert not any(is_exact[:51])
+
+
+def test_a_channel_that_is_larger_than_others_does_not_harm_their_keys() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 1, 64, 8)
+    x[..., 0] *= 1000
+    cache = QuantizedCache(nbits=4, residual_length=0)
+    cache.update(x, x, layer_idx=0)
+    keys, values = cache[0]
+    assert (keys - x)[..., 1:].abs().max() < 0.25
+    assert (values - x)[..., 1:].abs().max() > 1
+
+
+def test_what_is_left_of_a_cut_block_stays_as_it_was_read() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 2, 32, 8)
+    cache = QuantizedCache(nbits=8, residual_length=0, q_group_size=8)
+    cache.update(x, x, layer_idx=0)
+    before = cache[0][0]
+    cache.crop(-5)
+    assert cache.get_seq_length() == 27
+    assert torch.equal(cache[0][0], before[:, :, :27])
+    cache.update(x[:, :, 27:], x[:, :, 27:], layer_idx=0)
+    assert (cache[0][0] - x).abs().max() < 0.05
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_comes_back_as_it_was_given(dtype) -> None:
     x = torch.randn(1, 2, 40, 8).to(dtype)
-    cache = QuantizedCache(nbits=8, residual_length=4)
+    cache = QuantizedCache(nbits=8, residual_length=4, q_group_size=16)
     cache.update(x, x, layer_idx=0)
     keys, _ = cache.update(x[:, :, :1], x[:, :, :1], layer_idx=0)
     assert keys.dtype == dtype
