@@ -84,11 +84,18 @@ class RowLoop:
         """Return the ids that the row's sequence has not seen yet, at least one."""
         return row.ids[row.sequence.length :]
 
-    def choose(self, row: Row, logits: Scores) -> tuple[int, Scores]:
-        """Return the next token of a row and the processed scores that it was chosen from."""
-        scores = process(row.chain, row.ids, logits)
+    def choose(
+        self, row: Row, ids: list[int], logits: Scores, adjust: Callable[[Scores], Scores] | None = None
+    ) -> tuple[int, Scores]:
+        """Return the token that follows ids in a row, and the processed scores that it was chosen from.
+
+        adjust: changes the processed scores before the choice.
+        """
+        scores = process(row.chain, ids, logits)
+        if adjust is not None:
+            scores = adjust(scores)
         sampled = self.options.do_sample
-        chance = coin(self._seeds[row.prompt_index], row.row, len(row.ids)) if sampled else None
+        chance = coin(self._seeds[row.prompt_index], row.row, len(ids)) if sampled else None
         return sample(scores, chance), scores
 
     def append(self, row: Row, token_id: int, scores: Scores) -> bool:
@@ -134,7 +141,7 @@ class RowLoop:
                 outputs.append(output)
         still_active = []
         for row, output in zip(active, outputs, strict=True):
-            token_id, scores = self.choose(row, self.logits(output))
+            token_id, scores = self.choose(row, row.ids, self.logits(output))
             if self.append(row, token_id, scores):
                 self.finish(row)
             else:
