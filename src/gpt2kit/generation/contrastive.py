@@ -45,7 +45,7 @@ class ContrastiveLoop(RowLoop):
         self._states: dict[Row, States] = {}  # (S, C), of unit length
         self._twins: set[CachedSequence] = set()
 
-    def run(self, max_rows: int) -> list[list[int]]:
+    def run(self, max_rows: int) -> list[Row]:
         try:
             return super().run(max_rows)
         finally:
@@ -81,12 +81,17 @@ class ContrastiveLoop(RowLoop):
 
     def _best_candidates(self, scores: dict[Row, Scores]) -> dict[Row, _Candidate]:
         """Return each row's candidate of the highest value, the more probable one where two are equal."""
-        candidates = {row: most_probable(row_scores, self.options.top_k) for row, row_scores in scores.items()}
+        candidates = {
+            row: most_probable(row_scores, self.options.top_k) for row, row_scores in scores.items()
+        }
         ranks = list(range(max(len(tokens) for tokens in candidates.values())))
         best: dict[Row, _Candidate] = {}
         for group in [[rank] for rank in ranks] if self.options.low_memory else [ranks]:
             tried = [
-                (row, *candidates[row][rank]) for row in scores for rank in group if rank < len(candidates[row])
+                (row, *candidates[row][rank])
+                for row in scores
+                for rank in group
+                if rank < len(candidates[row])
             ]
             for row, candidate in self._tried(tried):
                 loser = best.get(row)
@@ -105,7 +110,9 @@ class ContrastiveLoop(RowLoop):
         for row, _, _ in tokens:
             twins.append(row.sequence.fork())
             self._twins.add(twins[-1])
-        outputs = self.forward([(twin, [token_id]) for twin, (_, token_id, _) in zip(twins, tokens, strict=True)])
+        outputs = self.forward(
+            [(twin, [token_id]) for twin, (_, token_id, _) in zip(twins, tokens, strict=True)]
+        )
         alpha = self.options.penalty_alpha
         result = []
         for (row, token_id, probability), twin, output in zip(tokens, twins, outputs, strict=True):

@@ -45,9 +45,9 @@ def contrast(final: Scores, early: Scores) -> Scores:
     last = _log_softmax(final.astype(np.float64))
     candidates = _log_softmax(early.astype(np.float64))
     chosen = candidates[np.argmax([_divergence(last, layer) for layer in candidates])]
-    scores: Scores = np.where(
-        last < last.max() + np.log(RELATIVE_TOP), -np.inf, last - chosen
-    ).astype(np.float32)
+    scores: Scores = np.where(last < last.max() + np.log(RELATIVE_TOP), -np.inf, last - chosen).astype(
+        np.float32
+    )
     return scores
 
 

@@ -53,7 +53,9 @@ class PromptLookup:
 class DraftModel:
     """Guesses with a smaller model of the same vocabulary, under the same processors and random numbers."""
 
-    def __init__(self, engine: Engine, *, num_tokens: int, schedule: str, confidence_threshold: float) -> None:
+    def __init__(
+        self, engine: Engine, *, num_tokens: int, schedule: str, confidence_threshold: float
+    ) -> None:
         """engine: the smaller model. num_tokens: the length of a guess, of a row's first one unless the schedule
         is "constant"; a heuristic makes it 2 longer after a guess that was all right and 1 shorter after any
         other. confidence_threshold: a guess ends with the first token less probable than this.

@@ -55,7 +55,7 @@ class SpeculativeLoop(RowLoop):
         self._drafter = drafter
         self._payoff = Payoff(clock)
 
-    def run(self, max_rows: int) -> list[list[int]]:
+    def run(self, max_rows: int) -> list[Row]:
         try:
             return super().run(max_rows)
         finally:
@@ -69,7 +69,10 @@ class SpeculativeLoop(RowLoop):
             guesses = self._drafter.propose(self, {row: self._limit(row) for row in active})
         drafts = [guesses.get(row, Guess()) for row in active]
         outputs = self.engine.forward(
-            [(row.sequence, self.pending(row) + draft.ids) for row, draft in zip(active, drafts, strict=True)],
+            [
+                (row.sequence, self.pending(row) + draft.ids)
+                for row, draft in zip(active, drafts, strict=True)
+            ],
             logits="all",
         )
         still_active = []
