@@ -61,6 +61,13 @@ def unsupported_reason(config: GPT2Config) -> str | None:
     return None
 
 
+def shallower(config: GPT2Config, n_layer: int) -> GPT2Config:
+    """Return the configuration of a model's first n_layer blocks; raises EngineError when there are fewer."""
+    if not 1 <= n_layer <= config.n_layer:
+        raise EngineError(f"n_layer is {n_layer}; the model has blocks 1 to {config.n_layer}")
+    return GPT2Config.from_dict({**config.to_dict(), "n_layer": n_layer})
+
+
 class NativeEngine:
     """Runs a GPT-2 with weights in float32 on the CPU.
 
@@ -93,6 +100,7 @@ class NativeEngine:
         if threads is not None and not 1 <= threads <= 1024:
             raise EngineError(f"threads is {threads}; it must be from 1 to 1024")
         self._config = config
+        self._weights = dict(weights)
         self.generation_config = generation_config
         try:
             self._model = _native.NativeModel(
@@ -106,7 +114,7 @@ class NativeEngine:
                 layer_norm_epsilon=config.layer_norm_epsilon,
                 scale_attn_weights=config.scale_attn_weights,
                 scale_attn_by_inverse_layer_idx=config.scale_attn_by_inverse_layer_idx,
-                weights=dict(weights),
+                weights=self._weights,
                 threads=threads if threads is not None else available_threads(),
                 isa=isa,
             )
@@ -194,6 +202,17 @@ class NativeEngine:
             outputs.append(output)
             start += length
         return outputs
+
+    def head(self, states: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return logits (N, V) for hidden states (N, C), which are multiplied by the head as they are."""
+        weight = self._weights.get("lm_head.weight", self._weights["wte.weight"])
+        logits: npt.NDArray[np.float32] = states @ weight.T
+        return logits
+
+    def first_layers(self, n_layer: int) -> NativeEngine:
+        """Return an engine of the first n_layer blocks, the last norm and the head, over the same weights."""
+        config = shallower(self._config, n_layer)
+        return NativeEngine(config, self._weights, threads=self.threads, isa=self.isa)
 
     def generate(
         self,
