@@ -200,7 +200,13 @@ class NativeModel {
       caches.push_back(sequence.checked("use"));
       if (!seen.insert(caches.back().get()).second)
         throw nb::value_error("a sequence occurs twice in one forward");
-      ids.push_back(checked_ids(token_ids[i], caches.back()->length()));
+      ids.push_back(checked_ids(token_ids[i]));
+      const int64_t length = caches.back()->length() + static_cast<int64_t>(ids.back().size());
+      if (length > shape.n_positions) {
+        throw nb::value_error(("the sequence would have " + std::to_string(length) +
+                               " tokens; n_positions is " + std::to_string(shape.n_positions))
+                                  .c_str());
+      }
       work.push_back({caches.back().get(), ids.back().data(), static_cast<int64_t>(ids.back().size())});
       total += static_cast<int64_t>(ids.back().size());
     }
@@ -266,19 +272,12 @@ class NativeModel {
     }
     for (const TokenIds& word : bad_words_ids) {
       require(!word.empty(), "bad_words_ids holds an empty word");
-      options.sampling.bad_words_ids.push_back(checked_ids(word, 0));
+      options.sampling.bad_words_ids.push_back(checked_ids(word));
     }
     std::vector<Prompt> checked;
     for (size_t i = 0; i < prompts.size(); ++i) {
       require(max_new_tokens[i] >= 1, "max_new_tokens must be at least 1");
-      std::vector<int32_t> ids = checked_ids(prompts[i], 0);
-      // The last new token is returned, not run.
-      if (static_cast<int64_t>(ids.size()) > shape.n_positions - max_new_tokens[i]) {
-        throw nb::value_error(("prompt " + std::to_string(i) + " has " + std::to_string(ids.size()) +
-                               " tokens and " + std::to_string(max_new_tokens[i]) +
-                               " new ones are asked for; n_positions is " + std::to_string(shape.n_positions))
-                                  .c_str());
-      }
+      std::vector<int32_t> ids = checked_ids(prompts[i]);
       checked.push_back({std::move(ids), max_new_tokens[i], min_new_tokens[i], seeds[i]});
     }
 
@@ -307,14 +306,9 @@ class NativeModel {
   }
 
  private:
-  std::vector<int32_t> checked_ids(const TokenIds& token_ids, int64_t past) const {
+  std::vector<int32_t> checked_ids(const TokenIds& token_ids) const {
     const ModelShape& shape = forward_->model().shape;
     if (token_ids.empty()) throw nb::value_error("token_ids is empty; a forward needs at least one token");
-    if (past + static_cast<int64_t>(token_ids.size()) > shape.n_positions) {
-      throw nb::value_error(("the sequence would have " + std::to_string(past + token_ids.size()) +
-                             " tokens; n_positions is " + std::to_string(shape.n_positions))
-                                .c_str());
-    }
     std::vector<int32_t> ids;
     ids.reserve(token_ids.size());
     for (const int64_t id : token_ids) {

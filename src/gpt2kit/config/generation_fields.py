@@ -174,9 +174,6 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "diversity_penalty": ((0.0,), _NO_BEAMS),
     "constraints": ((), _NO_BEAMS),
     "force_words_ids": ((), _NO_BEAMS),
-    "penalty_alpha": ((0.0,), "contrastive search is not available"),
-    "low_memory": ((False,), "contrastive search is not available"),
-    "dola_layers": ((), "DoLa decoding is not available"),
     "use_mtp": ((False,), "GPT-2 has no multi-token prediction"),
     "use_cache": ((True,), "generation always uses the cache"),
     "cache_implementation": (("dynamic", "static"), _NO_CACHE_CHOICE),
@@ -207,17 +204,8 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "output_logits": ((False,), _NO_OUTPUTS),
     "return_dict_in_generate": ((False,), _NO_OUTPUTS),
     "is_assistant": ((False,), _NO_ASSISTANT),
-    "num_assistant_tokens": ((5, 20), _NO_ASSISTANT),
-    "num_assistant_tokens_schedule": (("constant", "heuristic"), _NO_ASSISTANT),
-    "assistant_confidence_threshold": ((0.4,), _NO_ASSISTANT),
     "assistant_lookbehind": ((10,), _NO_ASSISTANT),
-    "target_lookbehind": ((10,), _NO_ASSISTANT),
-    "assistant_early_exit": ((), _NO_ASSISTANT),
-    "assistant_ensemble_weight": ((), _NO_ASSISTANT),
-    "prompt_lookup_num_tokens": ((), _NO_ASSISTANT),
-    "max_matching_ngram_size": ((), _NO_ASSISTANT),
     "speculation_type": ((), _NO_ASSISTANT),
-    "long_generation": ((), "text longer than n_positions is not available"),
 }
 
 # Arguments of Transformers' generate() that belong beside a configuration, not in it.

@@ -65,7 +65,8 @@ def shallower(config: GPT2Config, n_layer: int) -> GPT2Config:
     """Return the configuration of a model's first n_layer blocks; raises EngineError when there are fewer."""
     if not 1 <= n_layer <= config.n_layer:
         raise EngineError(f"n_layer is {n_layer}; the model has blocks 1 to {config.n_layer}")
-    return GPT2Config.from_dict({**config.to_dict(), "n_layer": n_layer})
+    found: GPT2Config = GPT2Config.from_dict({**config.to_dict(), "n_layer": n_layer})
+    return found
 
 
 class NativeEngine:
@@ -241,8 +242,6 @@ class NativeEngine:
         max_rows: int,
     ) -> list[list[int]]:
         """Run the whole loop in C++; see `gpt2kit.generation.protocol.NativeLoop`."""
-        # A word longer than the context can never occur.
-        bad_words = [list(word) for word in options.bad_words_ids if len(word) <= self._config.n_positions]
         result = self._model.generate(
             prompts=prompts,
             max_new_tokens=list(options.max_new_tokens),
@@ -260,7 +259,7 @@ class NativeEngine:
             eta_cutoff=options.eta_cutoff,
             repetition_penalty=options.repetition_penalty,
             no_repeat_ngram_size=options.no_repeat_ngram_size,
-            bad_words_ids=bad_words,
+            bad_words_ids=[list(word) for word in options.bad_words_ids],
             max_rows=max_rows,
             on_token=on_token,
         )

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpt2kit.errors import GenerationError
 from gpt2kit.generation.processors import Scores, process
 from gpt2kit.generation.protocol import Output
 from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.row_loop import Row, RowLoop
+from gpt2kit.generation.strategies import Contrastive
 
 States = npt.NDArray[np.float32]
 
@@ -41,6 +43,13 @@ class ContrastiveLoop(RowLoop):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        assert isinstance(self.options.strategy, Contrastive)
+        self._strategy = self.options.strategy
+        if self._wanted.hidden_states or self._wanted.attentions:
+            raise GenerationError(
+                "contrastive search runs many tokens that it does not take, and keeps no output_hidden_states or "
+                "output_attentions; leave them out"
+            )
         self._next_logits: dict[Row, Scores] = {}
         self._states: dict[Row, States] = {}  # (S, C), of unit length
         self._twins: set[CachedSequence] = set()
@@ -67,6 +76,7 @@ class ContrastiveLoop(RowLoop):
         still_active = []
         for row in active:
             chosen = best[row]
+            row.steps.add(self._wanted, Output(logits=self._next_logits[row]), scores[row])
             row.sequence.free()
             row.sequence = chosen.sequence
             self._twins.discard(chosen.sequence)
@@ -82,11 +92,11 @@ class ContrastiveLoop(RowLoop):
     def _best_candidates(self, scores: dict[Row, Scores]) -> dict[Row, _Candidate]:
         """Return each row's candidate of the highest value, the more probable one where two are equal."""
         candidates = {
-            row: most_probable(row_scores, self.options.top_k) for row, row_scores in scores.items()
+            row: most_probable(row_scores, self._strategy.top_k) for row, row_scores in scores.items()
         }
         ranks = list(range(max(len(tokens) for tokens in candidates.values())))
         best: dict[Row, _Candidate] = {}
-        for group in [[rank] for rank in ranks] if self.options.low_memory else [ranks]:
+        for group in [[rank] for rank in ranks] if self._strategy.low_memory else [ranks]:
             tried = [
                 (row, *candidates[row][rank])
                 for row in scores
@@ -113,7 +123,7 @@ class ContrastiveLoop(RowLoop):
         outputs = self.forward(
             [(twin, [token_id]) for twin, (_, token_id, _) in zip(twins, tokens, strict=True)]
         )
-        alpha = self.options.penalty_alpha
+        alpha = self._strategy.penalty_alpha
         result = []
         for (row, token_id, probability), twin, output in zip(tokens, twins, outputs, strict=True):
             candidate = _Candidate(token_id, probability, twin, self.logits(output), _unit(output))

@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 
 from gpt2kit.config import GPT2Config
+from gpt2kit.errors import GenerationError
 from gpt2kit.generation.processors import Scores
 from gpt2kit.generation.protocol import Output
 from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.row_loop import RowLoop
+from gpt2kit.generation.strategies import Dola
 
 # Tokens less probable than this times the most probable one are out (alpha of the paper's equation 4).
 RELATIVE_TOP = 0.1
 
 
-def candidate_layers(config: GPT2Config, dola_layers: str | tuple[int, ...]) -> list[int]:
+def candidate_layers(config: GPT2Config, dola_layers: str | list[int]) -> list[int]:
     """Return the early layers to contrast with: indices into hidden_states, 0 for the embeddings.
 
     "low" is every other layer of the first half, "high" of the second; of models with more than 40 layers, of
@@ -29,7 +31,9 @@ def candidate_layers(config: GPT2Config, dola_layers: str | tuple[int, ...]) -> 
     """
     depth = config.n_layer
     if not isinstance(dola_layers, str):
-        return [layer for layer in dola_layers if layer < depth]
+        if not dola_layers or max(dola_layers) >= depth:
+            raise GenerationError(f"dola_layers is {dola_layers}; the layers before the last are 0 to {depth - 1}")
+        return dola_layers
     if dola_layers == "high":
         return list(range(depth // 2 if depth <= 40 else depth - 20, depth, 2))
     start = min(2, max(depth - 1, 0)) if config.tie_word_embeddings else 0
@@ -56,11 +60,11 @@ class DolaLoop(RowLoop):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        assert self.options.dola_layers is not None
-        self._layers = candidate_layers(self.engine.config, self.options.dola_layers)
+        assert isinstance(self.options.strategy, Dola)
+        self._layers = list(self.options.strategy.layers)
 
     def forward(self, work: list[tuple[CachedSequence, list[int]]]) -> list[Output]:
-        return self.engine.forward(work, logits="last", hidden_states=True)
+        return self.engine.forward(work, logits="last", **{**self._wanted.of_forward, "hidden_states": True})
 
     def logits(self, output: Output) -> Scores:
         assert output.logits is not None and output.hidden_states is not None

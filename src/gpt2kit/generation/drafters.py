@@ -12,6 +12,7 @@ from gpt2kit.generation.protocol import Engine, Sequence
 from gpt2kit.generation.row_loop import Row
 from gpt2kit.generation.sampling import sample
 from gpt2kit.generation.speculation import Guess, SpeculativeLoop
+from gpt2kit.generation.strategies import Assistance
 
 
 class PromptLookup:
@@ -53,24 +54,19 @@ class PromptLookup:
 class DraftModel:
     """Guesses with a smaller model of the same vocabulary, under the same processors and random numbers."""
 
-    def __init__(
-        self, engine: Engine, *, num_tokens: int, schedule: str, confidence_threshold: float
-    ) -> None:
-        """engine: the smaller model. num_tokens: the length of a guess, of a row's first one unless the schedule
-        is "constant"; a heuristic makes it 2 longer after a guess that was all right and 1 shorter after any
-        other. confidence_threshold: a guess ends with the first token less probable than this.
+    def __init__(self, engine: Engine, how: Assistance) -> None:
+        """A schedule other than "constant" makes a row's guesses 2 longer after one that was all right and 1
+        shorter after any other. A guess ends with the first token below the confidence threshold.
         """
         self.engine = engine
-        self._num_tokens = num_tokens
-        self._is_constant = schedule == "constant"
-        self._confidence_threshold = confidence_threshold
+        self.how = how
         self._lengths: dict[Row, int] = {}
         self._sequences: dict[Row, Sequence] = {}
         self._seen: dict[Row, list[int]] = {}
 
     def propose(self, loop: SpeculativeLoop, limits: dict[Row, int]) -> dict[Row, Guess]:
         room = {
-            row: min(limit, self._lengths.get(row, self._num_tokens), self._room(row.ids))
+            row: min(limit, self._lengths.get(row, self.how.num_assistant_tokens), self._room(row.ids))
             for row, limit in limits.items()
         }
         guesses = {row: Guess() for row, limit in room.items() if limit > 0}
@@ -89,14 +85,14 @@ class DraftModel:
                 guess.ids.append(token_id)
                 guess.scores.append(scores)
                 is_full = len(guess.ids) >= room[row] or token_id in loop.options.eos_token_ids
-                if not is_full and probability(scores, token_id) >= self._confidence_threshold:
+                if not is_full and probability(scores, token_id) >= self.how.assistant_confidence_threshold:
                     still_growing.append(row)
             growing = still_growing
         return guesses
 
     def learn(self, row: Row, num_guessed: int, num_accepted: int) -> None:
-        if not self._is_constant:
-            length = self._lengths.get(row, self._num_tokens)
+        if self.how.num_assistant_tokens_schedule != "constant":
+            length = self._lengths.get(row, self.how.num_assistant_tokens)
             self._lengths[row] = length + 2 if num_accepted == num_guessed else max(1, length - 1)
 
     def forget(self, row: Row) -> None:
@@ -132,8 +128,8 @@ class TranslatingDraftModel:
     """Guesses with a smaller model that has another tokenizer, by way of the text.
 
     The row's text is encoded for the smaller model, which goes on greedily; its words are encoded back.
-    lookbehind: how many of the row's last tokens are encoded together with them, so that a guess begins where
-    the row's tokenizer would begin a token.
+    target_lookbehind of the row's last tokens are encoded together with them, so that a guess begins where the
+    row's tokenizer would begin a token.
     """
 
     def __init__(
@@ -141,15 +137,10 @@ class TranslatingDraftModel:
         draft: DraftModel,
         tokenizer: Any,  # of the model; any with encode(text) and decode(ids)
         assistant_tokenizer: Any,
-        *,
-        num_tokens: int,
-        lookbehind: int,
     ) -> None:
         self._draft = draft
         self._tokenizer = tokenizer
         self._assistant_tokenizer = assistant_tokenizer
-        self._num_tokens = num_tokens
-        self._lookbehind = lookbehind
 
     def propose(self, loop: SpeculativeLoop, limits: dict[Row, int]) -> dict[Row, Guess]:
         engine = self._draft.engine
@@ -160,7 +151,7 @@ class TranslatingDraftModel:
                 ids[row] = known
         lengths = {row: len(known) for row, known in ids.items()}
         growing = list(ids)
-        for _ in range(self._num_tokens):
+        for _ in range(self._draft.how.num_assistant_tokens):
             if not growing:
                 break
             outputs = engine.forward([self._draft.unseen(row, ids[row]) for row in growing], logits="last")
@@ -184,7 +175,7 @@ class TranslatingDraftModel:
 
     def _translate(self, ids: list[int], guess: list[int]) -> list[int]:
         """Encode the text of a guess as the continuation of ids."""
-        tail = ids[-self._lookbehind :]
+        tail = ids[-self._draft.how.target_lookbehind :]
         text = self._assistant_tokenizer.decode(guess)
         together: list[int] = self._tokenizer.encode(self._tokenizer.decode(tail) + text)
         if together[: len(tail)] == tail:

@@ -17,6 +17,7 @@ from gpt2kit.config.generation_fields import (
     unknown_message,
 )
 from gpt2kit.errors import GenerationError
+from gpt2kit.generation.strategies import Assistance, Strategy, resolve_assistance, resolve_strategy
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ class Options:
     bad_words_ids: tuple[tuple[int, ...], ...]
     stop_strings: tuple[str, ...]
     max_time: float | None  # seconds
+    strategy: Strategy  # None is greedy decoding or sampling
+    assistance: Assistance
+    slide: bool  # go on past n_positions; see window.py
 
 
 def merge(
@@ -98,7 +102,7 @@ def resolve(
 
     prompt_lengths: tokens of each prompt, at least 1. default_new_tokens: the length when no layer sets one,
     as far as n_positions allows.
-    Raises GenerationError when a prompt and its new tokens exceed n_positions, or an id is not in the
+    Raises GenerationError when a prompt and its new tokens exceed n_positions without long_generation, or an id is not in the
     vocabulary.
     """
     value = {name: getattr(merged, name) for name in CHECKS}
@@ -140,6 +144,9 @@ def resolve(
         bad_words_ids=bad_words,
         stop_strings=tuple(value["stop_strings"] or ()),
         max_time=value["max_time"],
+        strategy=resolve_strategy(merged, model),
+        assistance=resolve_assistance(merged),
+        slide=merged.long_generation == "slide",
     )
 
 
@@ -172,11 +179,11 @@ def _max_new_tokens(merged: GenerationConfig, model: GPT2Config, prompt_length: 
                 "raise max_length, or set max_new_tokens"
             )
     else:
-        wanted = min(default, max(room, 1))
-    if wanted > room:
+        wanted = default if merged.long_generation else min(default, max(room, 1))
+    if wanted > room and not merged.long_generation:
         raise GenerationError(
             f"prompt has {prompt_length} tokens and {wanted} new ones are asked for, but n_positions is "
             f"{model.n_positions}; shorten the prompt to {max(model.n_positions - wanted, 0)} tokens or "
-            f"set max_new_tokens to at most {max(room, 0)}"
+            f"set max_new_tokens to at most {max(room, 0)}, or set long_generation='slide'"
         )
     return wanted

@@ -17,7 +17,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from gpt2kit.errors import GenerationError
 from gpt2kit.generation.processors import Scores
+from gpt2kit.generation.protocol import Output
 from gpt2kit.generation.row_loop import Row, RowLoop
 
 
@@ -52,6 +54,11 @@ class SpeculativeLoop(RowLoop):
         self, drafter: Drafter, *arguments: Any, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         super().__init__(*arguments)
+        if self._wanted.hidden_states or self._wanted.attentions:
+            raise GenerationError(
+                "a pass of assisted generation settles several tokens, and keeps no output_hidden_states or "
+                "output_attentions; leave them out"
+            )
         self._drafter = drafter
         self._payoff = Payoff(clock)
 
@@ -85,7 +92,7 @@ class SpeculativeLoop(RowLoop):
                 self._drafter.forget(row)
                 self.finish(row)
             else:
-                row.sequence.truncate(len(row.ids) - 1)
+                row.sequence.truncate(len(row.ids) - 1 - row.start)
                 still_active.append(row)
         active[:] = still_active
         self._payoff.end(num_after - num_before)
@@ -94,9 +101,8 @@ class SpeculativeLoop(RowLoop):
         """Run the prompts of new rows but for their last tokens, which every step begins with."""
         starts = [self.join(prompt_index) for prompt_index in joining]
         active.extend(starts)
-        work = [(row.sequence, row.ids[:-1]) for row in starts if len(row.ids) > 1]
-        if work:
-            self.engine.forward(work, logits=None)
+        work = [(row.sequence, self.pending(row)[:-1]) for row in starts]
+        self.engine.forward([(sequence, ids) for sequence, ids in work if ids], logits=None)
         for start in starts:
             for index in range(1, self.options.num_return_sequences):
                 active.append(self.fork(start, index))
@@ -105,7 +111,7 @@ class SpeculativeLoop(RowLoop):
         """Return how many guessed tokens a row has use and room for."""
         num_new = len(row.ids) - row.num_prompt_tokens
         wanted = self.options.max_new_tokens[row.prompt_index] - num_new - 1
-        return min(wanted, self.engine.config.n_positions - len(row.ids))
+        return min(wanted, self.engine.config.n_positions - (len(row.ids) - row.start))
 
     def _settle(self, row: Row, draft: Guess, logits: Scores) -> bool:
         """Append tokens while the guess is right, and the one after it; logits (guesses + 1, V).
@@ -116,6 +122,7 @@ class SpeculativeLoop(RowLoop):
             guessed = draft.ids[position] if position < len(draft.ids) else None
             helper = draft.scores[position] if position < len(draft.scores) else None
             token_id, scores = self.choose(row, row.ids, token_logits, self._blend(helper))
+            row.steps.add(self._wanted, Output(logits=token_logits), scores)
             is_done = self.append(row, token_id, scores)
             if is_done or token_id != guessed:
                 if draft.ids:
@@ -124,7 +131,7 @@ class SpeculativeLoop(RowLoop):
         raise AssertionError("the position after a guess has no guess to agree with")
 
     def _blend(self, helper: Scores | None) -> Callable[[Scores], Scores] | None:
-        weight = self.options.assistant_ensemble_weight
+        weight = self.options.assistance.assistant_ensemble_weight
         return None if helper is None or weight == 1.0 else lambda scores: blend(scores, helper, weight)
 
 
