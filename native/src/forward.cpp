@@ -37,12 +37,26 @@ Range share(int64_t n, int64_t unit, int member, int members) {
   return {bound(member), bound(member + 1)};
 }
 
+void multiply_by(float* values, int64_t n, float factor) {
+  for (int64_t i = 0; i < n; ++i) values[i] *= factor;
+}
+
 }  // namespace
 
 struct Forward::Span {
-  KvCache* cache;
-  const int32_t* token_ids;
+  const Work* work;
+  int64_t done;  // tokens of the work that came in earlier passes
   int64_t tokens, past, row;
+
+  const int32_t* token_ids() const { return work->token_ids + done; }
+  // Where the work's hidden states and probabilities of these tokens begin.
+  float* hidden_states(int64_t layer, int64_t C) const {
+    return work->hidden_states + (layer * work->tokens + done) * C;
+  }
+  int64_t length() const { return past - done + work->tokens; }  // S when all of the work is done
+  float* attentions(int64_t head) const {                        // counted over all layers
+    return work->attentions + (head * work->tokens + done) * length();
+  }
 };
 
 struct Forward::Pass {
@@ -51,6 +65,8 @@ struct Forward::Pass {
   std::vector<int64_t> logits_rows;
   float* logits = nullptr;  // (logits_rows.size(), V)
   float* hidden = nullptr;  // (rows, C)
+  const float* head_mask = nullptr;
+  bool captures_hidden_states = false;
 };
 
 float* Forward::Buffer::reserve(int64_t wanted) {
@@ -93,7 +109,8 @@ void Forward::reserve(int64_t rows, int64_t longest) {
   }
 }
 
-void Forward::run(const std::vector<Work>& work, Rows logits_rows, float* logits, float* hidden) {
+void Forward::run(const std::vector<Work>& work, Rows logits_rows, float* logits, float* hidden,
+                  const float* head_mask) {
   const std::lock_guard<std::mutex> lock(mutex_);
   size_t item = 0;
   int64_t done = 0;  // tokens of that item
@@ -104,7 +121,8 @@ void Forward::run(const std::vector<Work>& work, Rows logits_rows, float* logits
       const Work& w = work[item];
       const int64_t tokens = std::min(w.tokens - done, kPassRows - pass.rows);
       const int64_t past = w.cache->length() + done;
-      pass.spans.push_back({w.cache, w.token_ids + done, tokens, past, pass.rows});
+      pass.spans.push_back({&w, done, tokens, past, pass.rows});
+      if (w.hidden_states) pass.captures_hidden_states = true;
       longest = std::max(longest, past + tokens);
       done += tokens;
       const bool finished = done == w.tokens;
@@ -121,6 +139,7 @@ void Forward::run(const std::vector<Work>& work, Rows logits_rows, float* logits
     }
     pass.logits = logits;
     pass.hidden = hidden;
+    pass.head_mask = head_mask;
     reserve(pass.rows, longest);
     // Waking and awaiting the others costs tens of microseconds; small work is done sooner alone.
     const int members = pass.rows * weights_per_row_ < kAloneWeights ? 1 : pool_.size();
@@ -140,6 +159,7 @@ void Forward::run_pass(const Pass& pass, int member) {
   pool_.barrier();
   for (int64_t layer = 0; layer < shape.n_layer; ++layer) {
     const Block& block = model_.h[layer];
+    if (pass.captures_hidden_states) capture_hidden(pass, layer, member);
 
     const float* x = normalize(block.ln_1, rows, member);
     multiply(qkv_.data.get(), qkv_stride_, x, stride_, block.attn_c_attn, C, 3 * C, rows, Activation::kNone,
@@ -164,7 +184,7 @@ void Forward::embed(const Pass& pass, int member) {
   for (const Span& span : pass.spans) {
     const Range range = share(span.tokens, 1, member, pool_.members());
     for (int64_t t = range.begin; t < range.end; ++t) {
-      const float* token = model_.wte + span.token_ids[t] * C;
+      const float* token = model_.wte + span.token_ids()[t] * C;
       const float* position = model_.wpe + (span.past + t) * C;
       float* out = hidden_.data.get() + (span.row + t) * stride_;
       for (int64_t c = 0; c < C; ++c) out[c] = token[c] + position[c];
@@ -227,8 +247,8 @@ void Forward::attend(const Pass& pass, int64_t layer, int member) {
     const Span& span = pass.spans[task / shape.n_head];
     const int64_t head = task % shape.n_head;
     const float* q = qkv_.data.get() + span.row * qkv_stride_ + head * D;
-    float* keys = span.cache->keys(layer, head);
-    float* values = span.cache->values(layer, head);
+    float* keys = span.work->cache->keys(layer, head);
+    float* values = span.work->cache->values(layer, head);
     for (int64_t t = 0; t < span.tokens; ++t) {
       const float* k = q + t * qkv_stride_ + C;
       const int64_t position = span.past + t;
@@ -236,8 +256,27 @@ void Forward::attend(const Pass& pass, int64_t layer, int member) {
       for (int64_t d = 0; d < D; ++d) key[d * kKeyBlock] = k[d];
       std::copy_n(k + C, D, values + position * Dp);
     }
-    kernels_.attention(attended_.data.get() + span.row * stride_ + head * D, stride_, q, qkv_stride_, keys,
-                       values, span.tokens, span.past, D, scale, scratch_[member].data.get());
+    float* out = attended_.data.get() + span.row * stride_ + head * D;
+    float* probabilities = span.work->attentions ? span.attentions(layer * shape.n_head + head) : nullptr;
+    kernels_.attention(out, stride_, q, qkv_stride_, keys, values, span.tokens, span.past, D, scale,
+                       probabilities, span.length(), scratch_[member].data.get());
+    if (pass.head_mask) {
+      const float factor = pass.head_mask[layer * shape.n_head + head];
+      for (int64_t t = 0; t < span.tokens; ++t) multiply_by(out + t * stride_, D, factor);
+      if (probabilities) multiply_by(probabilities, span.tokens * span.length(), factor);
+    }
+  }
+}
+
+// The residual stream as it enters a block. Nobody writes it before the block's first barrier.
+void Forward::capture_hidden(const Pass& pass, int64_t layer, int member) {
+  const int64_t C = model_.shape.n_embd;
+  for (const Span& span : pass.spans) {
+    if (!span.work->hidden_states) continue;
+    const Range range = share(span.tokens, 1, member, pool_.members());
+    for (int64_t t = range.begin; t < range.end; ++t) {
+      std::copy_n(hidden_.data.get() + (span.row + t) * stride_, C, span.hidden_states(layer, C) + t * C);
+    }
   }
 }
 
@@ -253,6 +292,14 @@ void Forward::head(const Pass& pass, int member) {
   if (pass.hidden) {
     const Range range = share(pass.rows, 1, member, pool_.members());
     for (int64_t b = range.begin; b < range.end; ++b) final_norm(pass.hidden + b * C, b);
+  }
+  if (pass.captures_hidden_states) {
+    for (const Span& span : pass.spans) {
+      if (!span.work->hidden_states) continue;
+      const Range range = share(span.tokens, 1, member, pool_.members());
+      float* out = span.hidden_states(shape.n_layer, C);
+      for (int64_t t = range.begin; t < range.end; ++t) final_norm(out + t * C, span.row + t);
+    }
   }
   if (wanted == 0) return;
   const bool alone = wanted <= kPrivateRows;

@@ -54,6 +54,10 @@ struct Work {
   KvCache* cache;
   const int32_t* token_ids;  // each in [0, V)
   int64_t tokens;            // >= 1; cache->length() + tokens <= n_positions
+
+  // For this sequence alone, T = tokens and S = cache->length() + T; null where they are not wanted.
+  float* hidden_states = nullptr;  // (n_layer + 1, T, C): embeddings, after each block, the last after ln_f
+  float* attentions = nullptr;     // (n_layer, H, T, S); must be zero, as positions not seen are left alone
 };
 
 class Forward {
@@ -66,8 +70,10 @@ class Forward {
 
   // Appends the tokens to their caches. Writes one row of logits (V) for the last or for every token, in
   // the order of the work, if logits is not null; likewise the hidden states after ln_f (C) for every
-  // token if hidden is not null. Calls from several threads take turns.
-  void run(const std::vector<Work>& work, Rows logits_rows, float* logits, float* hidden);
+  // token if hidden is not null. head_mask (n_layer, n_head), or null, multiplies the probabilities of each
+  // head. Calls from several threads take turns.
+  void run(const std::vector<Work>& work, Rows logits_rows, float* logits, float* hidden,
+           const float* head_mask = nullptr);
 
  private:
   struct Span;  // consecutive rows of a pass that belong to one sequence
@@ -81,6 +87,7 @@ class Forward {
                 bool add_to_out, int member);
   void attend(const Pass& pass, int64_t layer, int member);
   void head(const Pass& pass, int member);
+  void capture_hidden(const Pass& pass, int64_t layer, int member);
   void reserve(int64_t rows, int64_t longest);
 
   const Model model_;

@@ -84,12 +84,14 @@ struct Kernels {
   // One head's causal attention for T consecutive queries at positions past .. past+T-1.
   //   q (T, D) with row stride q_stride, out (T, D) with row stride out_stride;
   //   keys in blocks [position / 16][D][16], values (S, Dp) with Dp = D rounded up to 16, padding zero;
-  //   both already hold positions 0 .. past+T-1. scratch: attention_scratch_floats(past+T, Dp), aligned.
+  //   both already hold positions 0 .. past+T-1. probabilities (T, *) with row stride probabilities_stride,
+  //   or null: row i receives the past+i+1 that query i sees, and nothing behind them.
+  //   scratch: attention_scratch_floats(past+T, Dp), aligned.
   //   Order: score = fma chain over d of (q*scale) k; softmax subtracts the row's maximum, sums
   //   exponentials as 16 partial sums over t mod 16; value = fma chain over t; then / sum.
   void (*attention)(float* out, int64_t out_stride, const float* q, int64_t q_stride, const float* keys,
                     const float* values, int64_t queries, int64_t past, int64_t head_size, float scale,
-                    float* scratch);
+                    float* probabilities, int64_t probabilities_stride, float* scratch);
 };
 
 // A slow, obvious implementation with the same rounding: the specification, the fallback and the oracle.

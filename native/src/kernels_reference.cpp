@@ -78,7 +78,7 @@ void layer_norm(float* out, const float* x, const float* weight, const float* bi
 
 void attention(float* out, int64_t out_stride, const float* q, int64_t q_stride, const float* keys,
                const float* values, int64_t queries, int64_t past, int64_t head_size, float scale,
-               float* /*scratch*/) {
+               float* probabilities, int64_t probabilities_stride, float* /*scratch*/) {
   const int64_t padded = (head_size + 15) / 16 * 16;
   std::vector<float> p(static_cast<size_t>(past + queries));
   for (int64_t i = 0; i < queries; ++i) {
@@ -103,6 +103,9 @@ void attention(float* out, int64_t out_stride, const float* q, int64_t q_stride,
       float value = 0.0f;
       for (int64_t t = 0; t < length; ++t) value = std::fma(p[t], values[t * padded + d], value);
       out[i * out_stride + d] = value / sum;
+    }
+    if (probabilities) {
+      for (int64_t t = 0; t < length; ++t) probabilities[i * probabilities_stride + t] = p[t] / sum;
     }
   }
 }

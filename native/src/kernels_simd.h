@@ -371,7 +371,8 @@ inline float exponentials(float* scores, int64_t length, int64_t padded) {
 // The queries of one register tile.
 template <int kRows>
 inline void attend_tile(float* out, int64_t out_stride, const float* q, int64_t q_stride, const float* keys,
-                        const float* values, int64_t past, int64_t head_size, float scale, float* scratch) {
+                        const float* values, int64_t past, int64_t head_size, float scale,
+                        float* probabilities, int64_t probabilities_stride, float* scratch) {
   const int64_t padded_head = (head_size + kLanes - 1) / kLanes * kLanes;
   const int64_t longest = past + kRows;  // the last query of the tile sees this many positions
   const int64_t blocks = (longest + kKeyBlock - 1) / kKeyBlock;
@@ -423,14 +424,24 @@ inline void attend_tile(float* out, int64_t out_stride, const float* q, int64_t 
       head_size - d >= kLanes ? store(o, y) : store_first(o, y, head_size - d);
     }
   }
+  if (!probabilities) return;
+  for (int r = 0; r < kRows; ++r) {
+    for (int64_t t = 0, length = past + r + 1; t < length; t += kLanes) {
+      const F32x16 p = load(scores + r * stride + t) / set1(totals[r]);
+      float* o = probabilities + r * probabilities_stride + t;
+      length - t >= kLanes ? store(o, p) : store_first(o, p, length - t);
+    }
+  }
 }
 
 inline void attention(float* out, int64_t out_stride, const float* q, int64_t q_stride, const float* keys,
                       const float* values, int64_t queries, int64_t past, int64_t head_size, float scale,
-                      float* scratch) {
+                      float* probabilities, int64_t probabilities_stride, float* scratch) {
   for_row_tiles(queries, [&](auto count, int64_t row) {
     attend_tile<decltype(count)::value>(out + row * out_stride, out_stride, q + row * q_stride, q_stride,
-                                        keys, values, past + row, head_size, scale, scratch);
+                                        keys, values, past + row, head_size, scale,
+                                        probabilities ? probabilities + row * probabilities_stride : nullptr,
+                                        probabilities_stride, scratch);
   });
 }
 

@@ -76,8 +76,15 @@ class NativeModel:
     def threads(self) -> int: ...
     def new_sequence(self) -> KvSequence: ...
     def forward(
-        self, sequences: Sequence[Any], token_ids: Sequence[Sequence[int]], logits: str, hidden: bool
-    ) -> tuple[Any, Any]: ...
+        self,
+        sequences: Sequence[Any],
+        token_ids: Sequence[Sequence[int]],
+        logits: str,
+        hidden: bool,
+        hidden_states: bool,
+        attentions: bool,
+        head_mask: npt.NDArray[np.float32] | None,
+    ) -> tuple[Any, Any, Any, Any]: ...
     def generate(
         self,
         *,

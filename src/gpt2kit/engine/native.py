@@ -161,23 +161,25 @@ class NativeEngine:
         hidden: bool = False,
         hidden_states: bool = False,
         attentions: bool = False,
+        head_mask: npt.ArrayLike | None = None,
     ) -> list[Output]:
         """Append each row's new ids to its sequence and return one Output a row, in order.
 
-        Raises EngineError for ids out of range, too many tokens, or a sequence that is freed, foreign or
-        used twice; then no sequence has changed.
+        head_mask: (n_layer, n_head), multiplies the attention probabilities of each head.
+        Raises EngineError for ids out of range, too many tokens, a head_mask of another shape, or a sequence
+        that is freed, foreign or used twice; then no sequence has changed.
         """
-        if hidden_states or attentions:
-            raise EngineError(
-                "the native engine gives neither hidden_states of every layer nor attentions; use engine='torch'"
-            )
         lengths = [len(ids) for _, ids in work]
         try:
-            all_logits, all_hidden = self._model.forward(
+            mask = None if head_mask is None else np.ascontiguousarray(head_mask, np.float32)
+            all_logits, all_hidden, all_hidden_states, all_attentions = self._model.forward(
                 [sequence for sequence, _ in work],
                 [list(ids) for _, ids in work],
                 logits="none" if logits is None else logits,
                 hidden=hidden,
+                hidden_states=hidden_states,
+                attentions=attentions,
+                head_mask=mask,
             )
         except (ValueError, TypeError) as error:
             raise EngineError(str(error)) from error
@@ -191,6 +193,10 @@ class NativeEngine:
                 output.logits = all_logits[start : start + length]
             if hidden:
                 output.hidden = all_hidden[start : start + length]
+            if hidden_states:
+                output.hidden_states = all_hidden_states[row]
+            if attentions:
+                output.attentions = all_attentions[row]
             outputs.append(output)
             start += length
         return outputs
