@@ -26,6 +26,7 @@ namespace gpt2kit {
 namespace {
 
 using FloatArray = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 using TokenIds = std::vector<int64_t>;
 using Shape = std::vector<int64_t>;
 
@@ -56,7 +57,16 @@ class NewArray {
   std::unique_ptr<float[], Free> data_;
 };
 
-std::string shape_text(const FloatArray& array) {
+std::optional<Dtype> dtype_of(const AnyArray& array) {
+  if (array.dtype() == nb::dtype<float>()) return Dtype::kFloat32;
+  if (array.dtype() == nb::dlpack::dtype{static_cast<uint8_t>(nb::dlpack::dtype_code::Float), 16, 1})
+    return Dtype::kFloat16;
+  if (array.dtype() == nb::dtype<uint16_t>()) return Dtype::kBFloat16;  // numpy has no bfloat16: its bits
+  return std::nullopt;
+}
+
+template <typename Array>
+std::string shape_text(const Array& array) {
   std::string text = "(";
   for (size_t i = 0; i < array.ndim(); ++i) text += (i ? ", " : "") + std::to_string(array.shape(i));
   return text + ")";
@@ -160,10 +170,13 @@ class NativeModel {
     const auto tensor = [&](const std::string& name, std::initializer_list<int64_t> shape) {
       if (!weights.contains(name.c_str()))
         throw nb::value_error(("weights have no tensor '" + name + "'").c_str());
-      FloatArray array;
-      if (!nb::try_cast<FloatArray>(weights[name.c_str()], array, /*convert=*/false)) {
+      AnyArray array;
+      std::optional<Dtype> dtype;
+      if (nb::try_cast<AnyArray>(weights[name.c_str()], array, /*convert=*/false)) dtype = dtype_of(array);
+      if (!dtype) {
         throw nb::type_error(
-            ("tensor '" + name + "' must be a C-contiguous float32 array on the CPU").c_str());
+            ("tensor '" + name + "' must be a C-contiguous array of float32, float16 or bfloat16 on the CPU")
+                .c_str());
       }
       bool fits = array.ndim() == shape.size();
       std::string wanted;
@@ -179,7 +192,7 @@ class NativeModel {
                                   .c_str());
       }
       keep_alive_.push_back(array);
-      return array.data();
+      return Tensor{array.data(), *dtype};
     };
     const auto norm = [&](const std::string& name) {
       return Norm{tensor(name + ".weight", {n_embd}), tensor(name + ".bias", {n_embd})};
@@ -387,7 +400,7 @@ class NativeModel {
     return list;
   }
 
-  std::vector<FloatArray> keep_alive_;  // declared first, so that it goes last
+  std::vector<AnyArray> keep_alive_;  // declared first, so that it goes last
   std::shared_ptr<Forward> forward_;
 };
 

@@ -91,6 +91,7 @@ Forward::Forward(Model model, int threads, const Kernels& kernels)
                            (4 * model_.shape.n_embd + 2 * model_.shape.n_inner) +
                        model_.shape.n_embd * model_.shape.vocab_size),
       private_normed_(static_cast<size_t>(threads)),
+      widened_(static_cast<size_t>(threads)),
       scratch_(static_cast<size_t>(threads)) {}
 
 void Forward::reserve(int64_t rows, int64_t longest) {
@@ -105,6 +106,7 @@ void Forward::reserve(int64_t rows, int64_t longest) {
                                     attention_scratch_floats(longest, shape.padded_head_size())});
   for (int member = 0; member < pool_.size(); ++member) {
     private_normed_[member].reserve(kPrivateRows * stride_);
+    widened_[member].reserve(std::max(3 * shape.n_embd, shape.n_inner));
     scratch_[member].reserve(scratch);
   }
 }
@@ -179,13 +181,21 @@ void Forward::run_pass(const Pass& pass, int member) {
   head(pass, member);
 }
 
+// Values [begin, begin + n) as float32: where they lie, or widened into the buffer.
+const float* Forward::as_floats(const Tensor& tensor, int64_t begin, int64_t n, float* buffer) const {
+  if (tensor.dtype == Dtype::kFloat32) return static_cast<const float*>(tensor.at(begin));
+  kernels_.reading(tensor.dtype).widen(buffer, tensor.at(begin), n);
+  return buffer;
+}
+
 void Forward::embed(const Pass& pass, int member) {
   const int64_t C = model_.shape.n_embd;
+  float* buffer = widened_[member].data.get();
   for (const Span& span : pass.spans) {
     const Range range = share(span.tokens, 1, member, pool_.members());
     for (int64_t t = range.begin; t < range.end; ++t) {
-      const float* token = model_.wte + span.token_ids()[t] * C;
-      const float* position = model_.wpe + (span.past + t) * C;
+      const float* token = as_floats(model_.wte, span.token_ids()[t] * C, C, buffer);
+      const float* position = as_floats(model_.wpe, (span.past + t) * C, C, buffer + C);
       float* out = hidden_.data.get() + (span.row + t) * stride_;
       for (int64_t c = 0; c < C; ++c) out[c] = token[c] + position[c];
     }
@@ -197,9 +207,13 @@ const float* Forward::normalize(const Norm& norm, int64_t rows, int member) {
   const bool alone = rows <= kPrivateRows;
   float* out = (alone ? private_normed_[member] : normed_).data.get();
   const Range range = alone ? Range{0, rows} : share(rows, 1, member, pool_.members());
+  const int64_t C = model_.shape.n_embd;
+  float* buffer = widened_[member].data.get();
+  const float* weight = as_floats(norm.weight, 0, C, buffer);
+  const float* bias = as_floats(norm.bias, 0, C, buffer + C);
   for (int64_t b = range.begin; b < range.end; ++b) {
-    kernels_.layer_norm(out + b * stride_, hidden_.data.get() + b * stride_, norm.weight, norm.bias,
-                        model_.layer_norm_epsilon, model_.shape.n_embd);
+    kernels_.layer_norm(out + b * stride_, hidden_.data.get() + b * stride_, weight, bias,
+                        model_.layer_norm_epsilon, C);
   }
   if (!alone) pool_.barrier();
   return out;
@@ -211,10 +225,12 @@ void Forward::multiply(float* out, int64_t out_stride, const float* x, int64_t x
                        bool add_to_out, int member) {
   const int members = pool_.members();
   const Range columns = share(out_features, 32, member, members);
-  const Epilogue epilogue{linear.bias, activation, add_to_out};
+  const MatrixKernels& kernels = kernels_.reading(linear.weight.dtype);
+  const float* bias = as_floats(linear.bias, 0, out_features, widened_[member].data.get());
+  const Epilogue epilogue{bias, activation, add_to_out};
   if (rows > kStreamRows) {
-    kernels_.linear(out, out_stride, x, x_stride, linear.weight, out_features, rows, in_features,
-                    columns.begin, columns.end, epilogue, scratch_[member].data.get());
+    kernels.linear(out, out_stride, x, x_stride, linear.weight.data, out_features, rows, in_features,
+                   columns.begin, columns.end, epilogue, scratch_[member].data.get());
     pool_.barrier();
     return;
   }
@@ -226,8 +242,8 @@ void Forward::multiply(float* out, int64_t out_stride, const float* x, int64_t x
   for (int64_t task = tasks.begin; task < tasks.end; ++task) {
     const int64_t which = task / groups;
     const Range group = share(out_features, 32, static_cast<int>(task % groups), groups);
-    kernels_.partial_sums(halves[which], out_features, x, x_stride, linear.weight, out_features, rows,
-                          bounds[which], bounds[which + 1], group.begin, group.end);
+    kernels.partial_sums(halves[which], out_features, x, x_stride, linear.weight.data, out_features, rows,
+                         bounds[which], bounds[which + 1], group.begin, group.end);
   }
   pool_.barrier();
   kernels_.finish_sums(out, out_stride, halves[0], halves[1], out_features, rows, columns.begin, columns.end,
@@ -285,9 +301,11 @@ void Forward::head(const Pass& pass, int member) {
   const ModelShape& shape = model_.shape;
   const int64_t C = shape.n_embd, V = shape.vocab_size;
   const int64_t wanted = static_cast<int64_t>(pass.logits_rows.size());
+  float* buffer = widened_[member].data.get();
+  const float* weight = as_floats(model_.ln_f.weight, 0, C, buffer);
+  const float* bias = as_floats(model_.ln_f.bias, 0, C, buffer + C);
   const auto final_norm = [&](float* out, int64_t row) {
-    kernels_.layer_norm(out, hidden_.data.get() + row * stride_, model_.ln_f.weight, model_.ln_f.bias,
-                        model_.layer_norm_epsilon, C);
+    kernels_.layer_norm(out, hidden_.data.get() + row * stride_, weight, bias, model_.layer_norm_epsilon, C);
   };
   if (pass.hidden) {
     const Range range = share(pass.rows, 1, member, pool_.members());
@@ -308,7 +326,8 @@ void Forward::head(const Pass& pass, int member) {
   for (int64_t i = range.begin; i < range.end; ++i) final_norm(x + i * stride_, pass.logits_rows[i]);
   if (!alone) pool_.barrier();
   const Range words = share(V, 6, member, pool_.members());
-  kernels_.project(pass.logits, V, x, stride_, model_.lm_head, wanted, C, words.begin, words.end);
+  kernels_.reading(model_.lm_head.dtype)
+      .project(pass.logits, V, x, stride_, model_.lm_head.data, wanted, C, words.begin, words.end);
 }
 
 }  // namespace gpt2kit

@@ -10,18 +10,19 @@
 #include "kernels.h"
 #include "kv_cache.h"
 #include "thread_pool.h"
+#include "weights.h"
 
 namespace gpt2kit {
 
 struct Norm {
-  const float* weight;  // (C)
-  const float* bias;    // (C)
+  Tensor weight;  // (C)
+  Tensor bias;    // (C)
 };
 
 // A matrix as the checkpoint stores it: Conv1D, (in, out).
 struct Linear {
-  const float* weight;  // (I, O)
-  const float* bias;    // (O)
+  Tensor weight;  // (I, O)
+  Tensor bias;    // (O)
 };
 
 struct Block {
@@ -33,18 +34,19 @@ struct Block {
   Linear mlp_c_proj;  // (n_inner, C)
 };
 
-// Weights belong to somebody else, who keeps them alive.
+// Weights belong to somebody else, who keeps them alive and may change them between two runs. Each tensor has
+// a format of its own.
 struct Model {
   ModelShape shape;
   Activation activation;
   float layer_norm_epsilon;
   bool scale_attn_weights;
   bool scale_attn_by_inverse_layer_idx;
-  const float* wte;  // (V, C)
-  const float* wpe;  // (n_positions, C)
+  Tensor wte;  // (V, C)
+  Tensor wpe;  // (n_positions, C)
   std::vector<Block> h;
   Norm ln_f;
-  const float* lm_head;  // (V, C); wte where the two are tied
+  Tensor lm_head;  // (V, C); wte where the two are tied
 };
 
 enum class Rows { kNone, kLast, kAll };
@@ -80,6 +82,7 @@ class Forward {
   struct Pass;
 
   void run_pass(const Pass& pass, int member);
+  const float* as_floats(const Tensor& tensor, int64_t begin, int64_t n, float* buffer) const;
   void embed(const Pass& pass, int member);
   const float* normalize(const Norm& norm, int64_t rows, int member);
   void multiply(float* out, int64_t out_stride, const float* x, int64_t x_stride, const Linear& linear,
@@ -104,7 +107,7 @@ class Forward {
   int64_t stride_, qkv_stride_, inner_stride_;
   const int64_t weights_per_row_;
   Buffer hidden_, normed_, qkv_, attended_, inner_, sums_;
-  std::vector<Buffer> private_normed_, scratch_;  // one for each member of the pool
+  std::vector<Buffer> private_normed_, widened_, scratch_;  // one for each member of the pool
 };
 
 }  // namespace gpt2kit
