@@ -32,7 +32,9 @@ def candidate_layers(config: GPT2Config, dola_layers: str | list[int]) -> list[i
     depth = config.n_layer
     if not isinstance(dola_layers, str):
         if not dola_layers or max(dola_layers) >= depth:
-            raise GenerationError(f"dola_layers is {dola_layers}; the layers before the last are 0 to {depth - 1}")
+            raise GenerationError(
+                f"dola_layers is {dola_layers}; the layers before the last are 0 to {depth - 1}"
+            )
         return dola_layers
     if dola_layers == "high":
         return list(range(depth // 2 if depth <= 40 else depth - 20, depth, 2))
