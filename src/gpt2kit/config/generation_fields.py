@@ -161,7 +161,6 @@ SAMPLING_NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 _NO_BEAMS = "beam search is not available; generation is greedy or sampled"
 _NO_ASSISTANT = "assisted generation is not available"
-_NO_OUTPUTS = "generation returns token ids only; use engine.forward for logits and hidden states"
 _NO_PROCESSOR = "this processor is not available; pass a callable in logits_processor instead"
 _NO_CACHE_CHOICE = "the cache grows as needed and is never quantised or offloaded"
 
@@ -198,11 +197,6 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "token_healing": ((False,), "token healing is not available"),
     "guidance_scale": ((1, 1.0), "classifier-free guidance is not available"),
     "watermarking_config": ((), "watermarking is not available"),
-    "output_attentions": ((False,), _NO_OUTPUTS),
-    "output_hidden_states": ((False,), _NO_OUTPUTS),
-    "output_scores": ((False,), _NO_OUTPUTS),
-    "output_logits": ((False,), _NO_OUTPUTS),
-    "return_dict_in_generate": ((False,), _NO_OUTPUTS),
     "is_assistant": ((False,), _NO_ASSISTANT),
     "assistant_lookbehind": ((10,), _NO_ASSISTANT),
     "speculation_type": ((), _NO_ASSISTANT),
