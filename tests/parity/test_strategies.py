@@ -143,6 +143,8 @@ class TestGuessing:
                 options |= {"do_sample": True, "top_k": rng.choice([0, 3]), "num_return_sequences": 2}
             if rng.random() < 0.4:
                 options |= {"repetition_penalty": 1.2, "no_repeat_ngram_size": 3 if vocab_size > 3 else 0}
+            if rng.random() < 0.3:
+                options |= {"guidance_scale": 1.5}
             plain = [row.ids for row in generate(engine, prompts, **options)]
             for guessing in (
                 {"prompt_lookup_num_tokens": rng.randint(1, 6), "max_matching_ngram_size": rng.randint(1, 3)},
@@ -238,6 +240,7 @@ class TestGuessing:
             ({"penalty_alpha": 0.5, "do_sample": True}, "not sampled"),
             ({"penalty_alpha": 0.5, "top_k": 1}, "at least 2"),
             ({"penalty_alpha": 0.5, "long_generation": "slide"}, "long_generation"),
+            ({"guidance_scale": 2.0, "long_generation": "slide"}, "long_generation"),
             ({"dola_layers": [7]}, "dola_layers"),
             (
                 {"prompt_lookup_num_tokens": 2, "return_dict_in_generate": True, "output_attentions": True},

@@ -67,6 +67,8 @@ def resolve_strategy(merged: GenerationConfig, model: GPT2Config) -> Strategy:
     names = [name for name, is_asked in asked.items() if is_asked]
     if len(names) > 1:
         raise GenerationError(f"{' and '.join(names)} are different ways of decoding; give one of them")
+    if merged.long_generation is not None and merged.guidance_scale not in (None, 1.0):
+        raise GenerationError("long_generation does not go with guidance_scale; leave one out")
     if asked["penalty_alpha"]:
         return _contrastive(merged)
     if asked["dola_layers"]:
