@@ -38,6 +38,11 @@ class Options:
     bad_words_ids: tuple[tuple[int, ...], ...]
     stop_strings: tuple[str, ...]
     max_time: float | None  # seconds
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False  # or "never"
+    num_beam_groups: int = 1  # divides num_beams
+    diversity_penalty: float = 0.0
 
 
 def merge(
