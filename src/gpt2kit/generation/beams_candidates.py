@@ -6,6 +6,7 @@ token with -inf is no candidate.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -88,11 +89,10 @@ def _candidates(totals: Scores, flat_indices: npt.NDArray[np.int64]) -> list[Can
     ]
 
 
-def _nth_highest(flat: Scores, count: int) -> np.float32:
+def _nth_highest(flat: Scores, count: int) -> float:
     if count >= len(flat):
-        return np.float32(-np.inf)
-    threshold: np.float32 = np.partition(flat, len(flat) - count)[len(flat) - count]
-    return threshold
+        return -math.inf
+    return float(np.partition(flat, len(flat) - count)[len(flat) - count])
 
 
 def _nearest_left(index: int, gone: Sequence[int], num: int) -> int:

@@ -31,7 +31,7 @@ class Beam:
     """
 
     ids: list[int]
-    total: np.float32 = np.float32(0.0)
+    total: np.float32
     beam_indices: list[int] = field(default_factory=list)
     text: RowText | None = None  # what stop strings are looked for in
     parent: Beam | None = None

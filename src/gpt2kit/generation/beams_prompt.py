@@ -46,7 +46,7 @@ class PromptSearch:
         self._chain = chain
         self._criteria = criteria
         self._wanted = wanted
-        root = Beam(list(prompt), sequence=sequence, text=text)
+        root = Beam(list(prompt), np.float32(0.0), sequence=sequence, text=text)
         max_new_tokens = options.max_new_tokens[prompt_index]
         size = options.num_beams // options.num_beam_groups
         self._groups = [
