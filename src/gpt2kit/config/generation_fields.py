@@ -159,7 +159,6 @@ SAMPLING_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "eta_cutoff": (0.0,),
 }
 
-_NO_BEAMS = "beam search is not available; generation is greedy or sampled"
 _NO_ASSISTANT = "assisted generation is not available"
 _NO_OUTPUTS = "generation returns token ids only; use engine.forward for logits and hidden states"
 _NO_PROCESSOR = "this processor is not available; pass a callable in logits_processor instead"
@@ -167,10 +166,6 @@ _NO_CACHE_CHOICE = "the cache grows as needed and is never quantised or offloade
 
 # Fields that no code acts on: the values that change nothing, and why no other can be generated with.
 UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "num_beam_groups": ((1,), _NO_BEAMS),
-    "diversity_penalty": ((0.0,), _NO_BEAMS),
-    "constraints": ((), _NO_BEAMS),
-    "force_words_ids": ((), _NO_BEAMS),
     "penalty_alpha": ((0.0,), "contrastive search is not available"),
     "low_memory": ((False,), "contrastive search is not available"),
     "dola_layers": ((), "DoLa decoding is not available"),

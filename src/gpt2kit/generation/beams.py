@@ -7,6 +7,7 @@ not depend on the others in the batch.
 from __future__ import annotations
 
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -134,11 +135,18 @@ def _rows(search: PromptSearch, stream: _Stream, wanted: Wanted, is_streamed: bo
         beam = beams[row] if row < len(beams) else None
         ids = [] if beam is None else search.new_ids(beam)
         told = stream.tell_row(row, ids) if is_streamed else ids
-        result = watch.finish(told, was_observed=is_streamed, is_late=beam is not None and beam.is_late)
+        result = watch.finish(told, was_observed=is_streamed, is_late=beam is not None and beam.end == "time")
         if told == ids:
             result.score = NO_SCORE if beam is None else beam.score
             result.beam_indices = [] if beam is None else beam.beam_indices
         result.steps = search.steps if wanted else None
         result.sequence = None if beam is None else beam.sequence
+        if beam is not None and not beam.is_satisfied:
+            warnings.warn(
+                f"row {row} of prompt {search.prompt_index} does not meet the constraints: too few beams or too few "
+                "new tokens; raise num_beams or max_new_tokens",
+                UserWarning,
+                stacklevel=2,
+            )
         rows.append(result)
     return rows

@@ -40,15 +40,6 @@ def best(totals: Scores, count: int) -> list[Candidate]:
     return _candidates(totals, order)
 
 
-def best_of_each(totals: Scores, count: int) -> list[Candidate]:
-    """Return the `count` best tokens of every beam, beam by beam."""
-    return [
-        Candidate(beam, token_id, total)
-        for beam in range(len(totals))
-        for _, token_id, total in best(totals[beam : beam + 1], count)
-    ]
-
-
 def draw(totals: Scores, coins: Sequence[float]) -> list[Candidate]:
     """Draw one candidate a coin, without replacement, each from softmax(totals) over those that are left.
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation.beams_candidates import Candidate, Scores, best, draw, log_softmax
-from gpt2kit.generation.beams_group import Beam, BeamGroup
+from gpt2kit.generation.beams_coverage import Coverage
+from gpt2kit.generation.beams_group import Beam, BeamGroup, End
 from gpt2kit.generation.options import Options
 from gpt2kit.generation.processors import LogitsProcessor, process
 from gpt2kit.generation.protocol import Array, Output
@@ -46,7 +47,8 @@ class PromptSearch:
         self._chain = chain
         self._criteria = criteria
         self._wanted = wanted
-        root = Beam(list(prompt), np.float32(0.0), sequence=sequence, text=text)
+        coverage = Coverage(options.constraints) if options.constraints else None
+        root = Beam(list(prompt), np.float32(0.0), sequence=sequence, text=text, coverage=coverage)
         max_new_tokens = options.max_new_tokens[prompt_index]
         size = options.num_beams // options.num_beam_groups
         self._groups = [
@@ -72,13 +74,16 @@ class PromptSearch:
         self._is_late = is_late
         parents = self.live
         places: dict[int, tuple[Beam, Scores]] = {}
+        chosen: list[int] = []  # by the groups before
         for group in self._groups:
-            processed = [self._process(beam) for beam in group.live]
+            if not group.live:
+                continue
+            processed = [self._process(beam, chosen) for beam in group.live]
             for offset, (beam, scores) in enumerate(zip(group.live, processed, strict=True)):
                 places[group.first_place + offset] = beam, scores
-            if group.live:
-                totals = np.stack([s + b.total for s, b in zip(processed, group.live, strict=True)])
-                group.step(self._candidates(group, totals), processed, self._is_ended)
+            totals = np.stack([s + b.total for s, b in zip(processed, group.live, strict=True)])
+            group.step(self._candidates(group, totals), processed, self._end_of)
+            chosen += [beam.ids[-1] for beam in group.live]
         self._keep_step(places)
         if self._wanted.sequence:
             self._keep_sequences()
@@ -102,7 +107,7 @@ class PromptSearch:
 
     def results(self) -> list[Beam]:
         """Return the finished beams, best first, at most num_return_sequences."""
-        return sorted(self._finished(), key=lambda beam: -beam.score)[: self._options.num_return_sequences]
+        return sorted(self._finished(), key=lambda beam: beam.rank)[: self._options.num_return_sequences]
 
     def stop(self) -> None:
         """End the search and free the sequences of its live beams."""
@@ -117,33 +122,46 @@ class PromptSearch:
     def _finished(self) -> list[Beam]:
         return [beam for group in self._groups for beam in group.finished]
 
-    def _process(self, beam: Beam) -> Scores:
+    def _process(self, beam: Beam, chosen: list[int]) -> Scores:
+        """Return a live beam's processed log-probabilities.
+
+        Each token loses diversity_penalty for every time it was chosen by the groups before (Vijayakumar et
+        al., "Diverse Beam Search", 2016, with the Hamming distance).
+        """
         assert beam.output is not None and beam.output.logits is not None
-        scores = process(self._chain, beam.ids, log_softmax(beam.output.logits))
+        scores = log_softmax(beam.output.logits)
+        if chosen:
+            token_ids, counts = np.unique(chosen, return_counts=True)
+            scores[token_ids] -= np.float32(self._options.diversity_penalty) * counts.astype(np.float32)
+        scores = process(self._chain, beam.ids, scores)
         highest = float(scores.max())
         if not highest < np.inf:
             raise GenerationError(no_choice_message(highest))
         return scores
 
     def _candidates(self, group: BeamGroup, totals: Scores) -> list[Candidate]:
-        if not self._options.do_sample:
-            return best(totals, group.num_candidates)
-        position = len(group.live[0].ids)
-        return draw(totals, [coin(self._seed, number, position) for number in range(group.num_candidates)])
+        options = self._options
+        if options.do_sample:
+            position = len(group.live[0].ids)
+            return draw(totals, [coin(self._seed, n, position) for n in range(group.num_candidates)])
+        if options.constraints:
+            return _covering(group, totals)
+        return best(totals, group.num_candidates)
 
-    def _is_ended(self, beam: Beam, scores: Scores) -> bool:
-        parent = beam.parent
-        assert parent is not None
-        token_id = beam.ids[-1]
-        is_ended = token_id in self._options.eos_token_ids
-        if parent.text is not None:
-            beam.text = parent.text.fork()
-            beam.text.push(token_id)
-            is_ended |= beam.text.stop_string is not None
+    def _end_of(self, beam: Beam, scores: Scores) -> End | None:
+        assert beam.parent is not None
+        is_stopped = beam.ids[-1] in self._options.eos_token_ids
+        if beam.parent.text is not None:
+            beam.text = beam.parent.text.fork()
+            beam.text.push(beam.ids[-1])
+            is_stopped |= beam.text.stop_string is not None
         # Every criterion is asked, so that one with a memory sees every candidate.
-        is_ended |= any([bool(criterion(beam.ids, scores)) for criterion in self._criteria])
-        beam.is_late = self._is_late and not is_ended
-        return is_ended or self._is_late or len(beam.ids) >= self._max_length
+        is_stopped |= any([bool(criterion(beam.ids, scores)) for criterion in self._criteria])
+        if len(beam.ids) >= self._max_length:
+            return "length"
+        if self._is_late:
+            return "time"
+        return "stop" if is_stopped else None
 
     def _keep_step(self, places: dict[int, tuple[Beam, Scores]]) -> None:
         """Keep what is wanted of this step, stacked over all places; one without a beam repeats another's."""
@@ -170,6 +188,22 @@ class PromptSearch:
                 assert beam.parent is not None and beam.parent.sequence is not None
                 beam.sequence = beam.parent.sequence.fork()
                 self._kept.append(beam)
+
+
+def _covering(group: BeamGroup, totals: Scores) -> list[Candidate]:
+    """Return the best tokens of every beam and all that bring it nearer to its constraints, each once.
+
+    Of each bank they hold the best beams that there are, as many as the group has and more.
+    """
+    candidates = []
+    for place, beam in enumerate(group.live):
+        assert beam.coverage is not None
+        row = totals[place]
+        advancing = [token for token in beam.coverage.advancing_tokens() if row[token] > -np.inf]
+        likeliest = best(row[None], group.num_candidates + len(advancing))
+        for token_id in dict.fromkeys([candidate.token_id for candidate in likeliest] + advancing):
+            candidates.append(Candidate(place, token_id, row[token_id]))
+    return candidates
 
 
 def hand_over_sequences(parents: list[Beam], children: list[Beam]) -> None:

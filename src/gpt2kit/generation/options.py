@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from gpt2kit.config.generation_fields import (
     unknown_message,
 )
 from gpt2kit.errors import GenerationError
+from gpt2kit.generation.beams_constraints import Constraint, constraints_of
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Options:
     early_stopping: bool | str  # or "never"
     num_beam_groups: int  # divides num_beams
     diversity_penalty: float
+    constraints: tuple[Constraint, ...]  # constraints and force_words_ids, in their first states
 
 
 def merge(
@@ -120,10 +123,13 @@ def resolve(
     for name, neutral in SAMPLING_NEUTRAL.items():
         if not value["do_sample"] or value[name] is None:
             value[name] = neutral[0]
+    max_new_tokens = tuple(
+        _max_new_tokens(merged, model, length, default_new_tokens) for length in prompt_lengths
+    )
+    if value["num_beams"] > 1:
+        _check_length_penalty(value["length_penalty"], max(max_new_tokens, default=1))
     return Options(
-        max_new_tokens=tuple(
-            _max_new_tokens(merged, model, length, default_new_tokens) for length in prompt_lengths
-        ),
+        max_new_tokens=max_new_tokens,
         min_new_tokens=tuple(
             merged.min_new_tokens
             if merged.min_new_tokens is not None
@@ -150,6 +156,7 @@ def resolve(
         early_stopping=value["early_stopping"],
         num_beam_groups=value["num_beam_groups"],
         diversity_penalty=value["diversity_penalty"],
+        constraints=tuple(constraints_of(merged.constraints, merged.force_words_ids, model.vocab_size)),
     )
 
 
@@ -168,6 +175,15 @@ def _eos_token_ids(merged: GenerationConfig, model: GPT2Config) -> tuple[int, ..
     if eos is None:
         return ()
     return tuple(eos) if isinstance(eos, list) else (eos,)
+
+
+def _check_length_penalty(penalty: float, length: int) -> None:
+    """Raise GenerationError when length ** penalty is no number that a float32 score can be divided by."""
+    if abs(penalty) * math.log2(length) > 120:
+        raise GenerationError(
+            f"length_penalty={penalty} is too far from 0: scores are divided by length ** length_penalty, and "
+            f"{length} new tokens make that overflow"
+        )
 
 
 def _max_new_tokens(merged: GenerationConfig, model: GPT2Config, prompt_length: int, default: int) -> int:
