@@ -159,19 +159,11 @@ SAMPLING_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "eta_cutoff": (0.0,),
 }
 
-_NO_BEAMS = "beam search is not available; generation is greedy or sampled"
 _NO_ASSISTANT = "assisted generation is not available"
 _NO_CACHE_CHOICE = "the cache grows as needed and is never quantised or offloaded"
 
 # Fields that no code acts on: the values that change nothing, and why no other can be generated with.
 UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "num_beams": ((1,), _NO_BEAMS),
-    "early_stopping": ((False,), _NO_BEAMS),
-    "length_penalty": ((1.0,), _NO_BEAMS),
-    "num_beam_groups": ((1,), _NO_BEAMS),
-    "diversity_penalty": ((0.0,), _NO_BEAMS),
-    "constraints": ((), _NO_BEAMS),
-    "force_words_ids": ((), _NO_BEAMS),
     "use_mtp": ((False,), "GPT-2 has no multi-token prediction"),
     "use_cache": ((True,), "generation always uses the cache"),
     "cache_implementation": (("dynamic", "static"), _NO_CACHE_CHOICE),

@@ -13,6 +13,7 @@ from typing import Any
 
 from gpt2kit.config import GenerationConfig
 from gpt2kit.errors import GenerationError
+from gpt2kit.generation.beams import beam_search
 from gpt2kit.generation.guidance import Guidance
 from gpt2kit.generation.options import Options, merge, resolve
 from gpt2kit.generation.processors import AllowedTokens, Custom, LogitsProcessor
@@ -150,7 +151,7 @@ def generate_merged(
             prompt_lengths[prompt_index],
             options,
             text=_row_text(tokenizer, options, trim_stop_strings, skip_special_tokens),
-            deadline=deadline,
+            deadline=None if options.num_beams > 1 else deadline,
             on_token=on_token,
             on_text=on_text,
         )
@@ -162,20 +163,38 @@ def generate_merged(
         return watches[prompt_index * options.num_return_sequences + row].observe(token_id)
 
     has_callback = on_token is not None or on_text is not None
-    is_watched = has_callback or bool(options.stop_strings) or deadline is not None
-    observer = observe if is_watched else None
     guidance = Guidance(engine, options.guidance_scale, negative_prompts) if negative_prompts else None
     custom = Custom(tuple(logits_processor), prefix_allowed_tokens_fn, guidance)
     loop_type = choose_loop(engine, options, assistant, tokenizer, assistant_tokenizer)
-    is_plain = loop_type is None and not wanted and starts is None
-    if is_plain and is_standard(engine, options, custom, stopping_criteria):
-        assert isinstance(engine, NativeLoop)
-        rows = engine.generate_native(token_prompts, options, seeds, on_token=observer, max_rows=max_rows)
-        return [watch.finish(ids, was_observed=is_watched) for watch, ids in zip(watches, rows, strict=True)]
-    loop = (loop_type or RowLoop)(
-        engine, token_prompts, options, seeds, custom, stopping_criteria, observer, wanted, starts
-    )
     try:
+        if options.num_beams > 1:
+            return beam_search(
+                engine,
+                token_prompts,
+                options,
+                seeds,
+                custom=custom,
+                stopping_criteria=stopping_criteria,
+                watches=watches,
+                is_streamed=has_callback,
+                new_text=lambda: _row_text(tokenizer, options, trim_stop_strings, skip_special_tokens),
+                deadline=deadline,
+                wanted=wanted,
+                starts=starts,
+                max_rows=max_rows,
+            )
+        is_watched = has_callback or bool(options.stop_strings) or deadline is not None
+        observer = observe if is_watched else None
+        is_plain = loop_type is None and not wanted and starts is None
+        if is_plain and is_standard(engine, options, custom, stopping_criteria):
+            assert isinstance(engine, NativeLoop)
+            rows = engine.generate_native(token_prompts, options, seeds, on_token=observer, max_rows=max_rows)
+            return [
+                watch.finish(ids, was_observed=is_watched) for watch, ids in zip(watches, rows, strict=True)
+            ]
+        loop = (loop_type or RowLoop)(
+            engine, token_prompts, options, seeds, custom, stopping_criteria, observer, wanted, starts
+        )
         finished = loop.run(max_rows)
     finally:
         if guidance is not None:

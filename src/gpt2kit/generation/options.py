@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -19,6 +20,7 @@ from gpt2kit.config.generation_fields import (
 )
 from gpt2kit.config.watermarking import BaseWatermarkingConfig
 from gpt2kit.errors import GenerationError
+from gpt2kit.generation.beams_constraints import Constraint, constraints_of
 from gpt2kit.generation.strategies import Assistance, Strategy, resolve_assistance, resolve_strategy
 
 
@@ -51,6 +53,12 @@ class Options:
     max_time: float | None  # seconds
     strategy: Strategy  # None is greedy decoding or sampling
     assistance: Assistance
+    num_beams: int
+    length_penalty: float
+    early_stopping: bool | str  # or "never"
+    num_beam_groups: int  # divides num_beams
+    diversity_penalty: float
+    constraints: tuple[Constraint, ...]  # constraints and force_words_ids, in their first states
     top_h: float = 0.0
     sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
     encoder_repetition_penalty: float = 1.0
@@ -154,11 +162,14 @@ def resolve(
     for name, neutral in SAMPLING_NEUTRAL.items():
         if not value["do_sample"] or value[name] is None:
             value[name] = neutral[0]
+    max_new_tokens = tuple(
+        _max_new_tokens(merged, model, length, negative_length, default_new_tokens)
+        for length, negative_length in zip_longest(prompt_lengths, negative_lengths, fillvalue=0)
+    )
+    if value["num_beams"] > 1:
+        _check_length_penalty(value["length_penalty"], max(max_new_tokens, default=1))
     return Options(
-        max_new_tokens=tuple(
-            _max_new_tokens(merged, model, length, negative_length, default_new_tokens)
-            for length, negative_length in zip_longest(prompt_lengths, negative_lengths, fillvalue=0)
-        ),
+        max_new_tokens=max_new_tokens,
         min_new_tokens=tuple(
             merged.min_new_tokens
             if merged.min_new_tokens is not None
@@ -195,6 +206,12 @@ def resolve(
         guidance_scale=1.0 if value["guidance_scale"] is None else value["guidance_scale"],
         watermarking_config=value["watermarking_config"],
         renormalize_logits=bool(value["renormalize_logits"]),
+        num_beams=value["num_beams"],
+        length_penalty=value["length_penalty"],
+        early_stopping=value["early_stopping"],
+        num_beam_groups=value["num_beam_groups"],
+        diversity_penalty=value["diversity_penalty"],
+        constraints=tuple(constraints_of(merged.constraints, merged.force_words_ids, model.vocab_size)),
     )
 
 
@@ -234,6 +251,15 @@ def _check_vocabulary(name: str, token_ids: Iterable[int], model: GPT2Config) ->
             raise GenerationError(
                 f"{name} holds {token_id}, but the vocabulary has ids 0 to {model.vocab_size - 1}"
             )
+
+
+def _check_length_penalty(penalty: float, length: int) -> None:
+    """Raise GenerationError when length ** penalty is no number that a float32 score can be divided by."""
+    if abs(penalty) * math.log2(length) > 120:
+        raise GenerationError(
+            f"length_penalty={penalty} is too far from 0: scores are divided by length ** length_penalty, and "
+            f"{length} new tokens make that overflow"
+        )
 
 
 def _max_new_tokens(

@@ -69,6 +69,8 @@ def resolve_strategy(merged: GenerationConfig, model: GPT2Config) -> Strategy:
         raise GenerationError(f"{' and '.join(names)} are different ways of decoding; give one of them")
     if merged.long_generation is not None and merged.guidance_scale not in (None, 1.0):
         raise GenerationError("long_generation does not go with guidance_scale; leave one out")
+    if merged.long_generation is not None and asked["num_beams"]:
+        raise GenerationError("long_generation does not go with num_beams; leave one out")
     if asked["penalty_alpha"]:
         return _contrastive(merged)
     if asked["dola_layers"]:
@@ -115,7 +117,7 @@ def choose_loop(
     """
     strategy = options.strategy
     if assistant is not None:
-        if strategy is not None:
+        if strategy is not None or options.num_beams > 1:
             raise GenerationError("an assistant goes with greedy decoding and sampling only; leave one out")
         return _speculative(_draft_model(engine, assistant, options, tokenizer, assistant_tokenizer))
     if isinstance(strategy, Contrastive):
