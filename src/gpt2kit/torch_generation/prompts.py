@@ -68,7 +68,7 @@ def prepare(
             raise GenerationError("`bos_token_id` has to be defined when no `input_ids` are provided.")
         input_ids = torch.full((1, 1), bos, device=device)
     if input_ids is not None:
-        _check_ids(input_ids)
+        check_ids(input_ids, "input_ids")
     if inputs_embeds is not None:
         if inputs_embeds.dim() != 3 or inputs_embeds.shape[2] != config.n_embd or inputs_embeds.shape[1] == 0:
             raise ValueError(
@@ -113,15 +113,16 @@ def prepare(
     return Prompts(input_ids.long(), ids, mask, num_past, past, inputs_embeds)
 
 
-def _check_ids(input_ids: Tensor) -> None:
-    if input_ids.dim() != 2 or input_ids.is_floating_point() or input_ids.dtype == torch.bool:
+def check_ids(ids: Tensor, name: str) -> None:
+    """Raise ValueError for anything but integers (B, T), at least one."""
+    if not isinstance(ids, Tensor):
+        raise ValueError(f"{name} is a {type(ids).__name__}; a tensor of integers (B, T) is needed")
+    if ids.dim() != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
         raise ValueError(
-            f"input_ids is {input_ids.dtype} with the shape {tuple(input_ids.shape)}; integers (B, T) are needed"
+            f"{name} is {ids.dtype} with the shape {tuple(ids.shape)}; integers (B, T) are needed"
         )
-    if input_ids.numel() == 0:
-        raise ValueError(
-            f"input_ids has the shape {tuple(input_ids.shape)}, which is empty; give at least one token"
-        )
+    if ids.numel() == 0:
+        raise ValueError(f"{name} has the shape {tuple(ids.shape)}, which is empty; give at least one token")
 
 
 def _inferred_mask(input_ids: Tensor, merged: GenerationConfig, config: GPT2Config) -> Tensor | None:
