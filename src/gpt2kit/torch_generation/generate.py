@@ -94,7 +94,13 @@ def generate(
     num_beams, repeats = merged.num_beams or 1, merged.num_return_sequences or 1
     returns_dict = bool(merged.return_dict_in_generate)
     _drop_unreturned(merged, returns_dict)
-    returns_cache = returns_dict and merged.use_cache is not False
+    # A window that slides over the text leaves no cache of the whole.
+    slides = prompts.mask.shape[1] + (merged.max_new_tokens or 0) > model.config.n_positions
+    if slides and prompts.past is not None:
+        raise GenerationError(
+            "past_key_values cannot grow beyond n_positions; leave it out, or ask for fewer new tokens"
+        )
+    returns_cache = returns_dict and merged.use_cache is not False and not slides
 
     runner = _runner(model, engine, merged, prompts, returns_cache=returns_cache)
     starts = None
