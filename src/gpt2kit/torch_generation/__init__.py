@@ -6,6 +6,7 @@ callables.py and streaming.py (the caller's objects), outputs.py (what comes bac
 
 from gpt2kit.torch_generation.generate import generate
 from gpt2kit.torch_generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
+from gpt2kit.torch_generation.scoring import score_texts
 from gpt2kit.torch_generation.transition_scores import compute_transition_scores
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "GenerateDecoderOnlyOutput",
     "compute_transition_scores",
     "generate",
+    "score_texts",
 ]
