@@ -138,7 +138,7 @@ class GPT2Model(GPT2PreTrainedModel):
 
         encoder_hidden_states (B, S', C) are what cross-attention reads, encoder_attention_mask (B, S') or 4-D.
         head_mask (H,), (L, H) or (L, B, H, T, S) multiplies attention weights, of cross-attention too.
-        output_attentions gives the weights whatever the back end, in a cache's presence (B, H, T, S).
+        output_attentions gives the weights whatever the back end, (B, H, T, S) each.
 
         Raises ValueError for inputs that contradict each other or exceed n_positions.
         """
@@ -187,7 +187,7 @@ class GPT2Model(GPT2PreTrainedModel):
             past_key_values=cache if use_cache else None,
             hidden_states=None if states is None else tuple(states),
             attentions=None if record is None else tuple(record.attentions),
-            cross_attentions=tuple(record.cross_attentions) if record and encoder_mask else None,
+            cross_attentions=None if record is None else tuple(record.cross_attentions),
         )
         return output if self._asks("return_dict", return_dict) else output.to_tuple()
 
