@@ -2,8 +2,9 @@
 
 One case is one seed, which chooses a model class, a shape, both Mistral flags, a back end, masks and the
 optional inputs; a failure names it. Tolerances are of the largest expected value: float32 2e-5, gradients
-1e-4, which is what sums in another order differ by at these sizes; bfloat16 1e-1, or of 1 where the largest
-value is less: a rounding is 4e-3, and those of a few layers add up.
+1e-4, which is what sums in another order differ by at these sizes. In bfloat16 a rounding is 4e-3 and a norm
+over few channels magnifies it, so both are held against float32: our mean error is at most twice the oracle's
+and 5e-3 of the largest value.
 
 The oracle always computes with its eager back end: its fused one gives no attentions and ignores
 reorder_and_upcast_attn. What a masked position itself holds is nobody's business and not compared.
@@ -24,7 +25,7 @@ from random_models import random_options
 
 TOLERANCE = 2e-5
 GRADIENT_TOLERANCE = 1e-4
-BFLOAT16_TOLERANCE = 1e-1
+BFLOAT16_TOLERANCE = 5e-3
 CLASSES = [
     "GPT2Model",
     "GPT2LMHeadModel",
@@ -66,7 +67,7 @@ def one_thread() -> Any:
 def models(name: str, seed: int, r: random.Random, **overrides: Any) -> tuple[Any, Any]:
     """Our model and the oracle's of a class, with the same random weights, biases and norms included."""
     n_head = r.randint(1, 4)
-    settings = random_options(r) | {"n_head": n_head, "n_embd": n_head * r.choice([1, 3, 8, 16])}
+    settings = random_options(r) | {"n_head": n_head, "n_embd": n_head * r.choice([4, 5, 8, 16])}
     settings |= NO_DROPOUT | {"pad_token_id": PAD, "num_labels": r.randint(1, 4), "summary_type": "cls_index"}
     settings["vocab_size"] = max(settings["vocab_size"], 12)
     settings["n_positions"] = max(settings["n_positions"], 16)
@@ -193,8 +194,7 @@ def difference(got: torch.Tensor, expected: torch.Tensor) -> float:
         return 0.0
     if not expected.numel():
         return 0.0
-    least = 1.0 if expected.dtype == torch.bfloat16 else 1e-30
-    return ((got - expected).abs().max() / expected.abs().max().clamp(min=least)).item()
+    return ((got - expected).abs().max() / expected.abs().max().clamp(min=1e-30)).item()
 
 
 def compare(case: Case, got: Any, expected: Any, tolerance: float) -> None:
@@ -278,16 +278,27 @@ def run_steps(seed: int) -> None:
 
 
 def run_bfloat16(seed: int) -> None:
-    case = make_case(seed, n_head=2, n_embd=32)  # a norm over very few channels would blow roundings up
-    for model in (case.ours, case.theirs):
-        model.bfloat16()
-    inputs = {k: v.bfloat16() if torch.is_tensor(v) and v.is_floating_point() and k != "labels" else v
-              for k, v in case.inputs.items()}  # fmt: skip
+    """Ours are as near to the float32 values as the oracle's are."""
+    case = make_case(seed)
+    half = {k: v.bfloat16() if v.is_floating_point() and k != "labels" else v
+            for k, v in case.inputs.items() if torch.is_tensor(v)}  # fmt: skip
     differences = {k: v.bfloat16() for k, v in case.differences.items()}
     with torch.no_grad():
-        got = case.ours(**inputs, output_attentions=True)
-        expected = case.theirs(**inputs | differences, output_attentions=True)
-    compare(case, got, expected, BFLOAT16_TOLERANCE)
+        for parameter in case.theirs.parameters():
+            parameter.copy_(parameter.bfloat16())
+        exact_inputs = {k: v.float() if v.dtype == torch.bfloat16 else v for k, v in half.items()}
+        exact = case.theirs(**exact_inputs | case.differences)[0 if "labels" not in half else 1]
+        outputs = []
+        for inputs, model in ((half, case.ours), (half | differences, case.theirs)):
+            outputs.append(model.bfloat16()(**inputs)[0 if "labels" not in half else 1])
+    if exact.shape[: case.mask.dim()] == case.mask.shape:
+        exact, *outputs = (x[case.mask] for x in (exact, *outputs))
+    if exact.isnan().any():  # the mean over no target at all
+        assert outputs[0].isnan().all()
+        return
+    error, theirs = ((output - exact).abs().mean().item() for output in outputs)
+    scale = exact.abs().max().clamp(min=1.0).item()
+    assert error <= 2 * theirs + BFLOAT16_TOLERANCE * scale
 
 
 @pytest.mark.parametrize("seed", range(240))

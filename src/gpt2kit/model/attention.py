@@ -144,7 +144,7 @@ class GPT2Attention(nn.Module):
         # The kernels of flash_attn take nothing but half precision and keep scores in float32 by themselves.
         upcasts = self.config.reorder_and_upcast_attn and backend is not flash_attention_2
         with torch.autocast(query.device.type, enabled=False) if upcasts else nullcontext():
-            if upcasts:
+            if upcasts and dtype.itemsize < 4:
                 query, key, value = query.float(), key.float(), value.float()
             weights = None
             if needs_weights or masks_weights:

@@ -92,6 +92,14 @@ class GPT2Block(nn.Module):
 class GPT2PreTrainedModel(PreTrainedModel):
     """What the trunk and every model with a head share."""
 
+    config_class = GPT2Config
+    main_input_name = "input_ids"
+
+    @property
+    def name_or_path(self) -> str:
+        """The name or path that the configuration was loaded from, or ""."""
+        return self.config.name_or_path
+
     @classmethod
     def can_generate(cls) -> bool:
         """Whether the model has a language model head, from which text can be generated."""

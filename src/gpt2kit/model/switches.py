@@ -55,6 +55,11 @@ class ModelSwitches(EmbeddingAccess):
         """Keep what each block computes again."""
         self.base_model.block_checkpoint = None  # type: ignore[assignment]  # not a module
 
+    # Transformers 5's names.
+    activation_checkpointing_enable = gradient_checkpointing_enable
+    activation_checkpointing_disable = gradient_checkpointing_disable
+    is_activation_checkpointing = is_gradient_checkpointing
+
     def enable_input_require_grads(self) -> None:
         """Let gradients reach the embeddings' output though the embeddings are frozen, for adapters."""
         self.disable_input_require_grads()
