@@ -3,8 +3,8 @@
 One case is one seed, which chooses a model class, a shape, both Mistral flags, a back end, masks and the
 optional inputs; a failure names it. Tolerances are of the largest expected value: float32 2e-5, gradients
 1e-4, which is what sums in another order differ by at these sizes. In bfloat16 a rounding is 4e-3 and a norm
-over few channels magnifies it, so both are held against float32: our mean error is at most twice the oracle's
-and 5e-3 of the largest value.
+over few channels magnifies it, so both are held against float32: our mean error is at most three times the
+oracle's and 5e-3 of the largest value.
 
 The oracle always computes with its eager back end: its fused one gives no attentions and ignores
 reorder_and_upcast_attn. What a masked position itself holds is nobody's business and not compared.
@@ -298,7 +298,7 @@ def run_bfloat16(seed: int) -> None:
         return
     error, theirs = ((output - exact).abs().mean().item() for output in outputs)
     scale = exact.abs().max().clamp(min=1.0).item()
-    assert error <= 2 * theirs + BFLOAT16_TOLERANCE * scale
+    assert error <= 3 * theirs + BFLOAT16_TOLERANCE * scale
 
 
 @pytest.mark.parametrize("seed", range(240))

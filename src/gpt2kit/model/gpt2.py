@@ -16,7 +16,7 @@ from gpt2kit.config import GPT2Config
 from gpt2kit.model.activations import get_activation
 from gpt2kit.model.attention import Conv1D, GPT2Attention
 from gpt2kit.model.cache import DynamicCache, EncoderDecoderCache, RaggedCache
-from gpt2kit.model.inputs import check_encoder_states, check_ids, check_inputs, head_masks
+from gpt2kit.model.inputs import check_cache, check_encoder_states, check_inputs, checked_rows, head_masks
 from gpt2kit.model.loading import PreTrainedModel
 from gpt2kit.model.losses import causal_lm_loss
 from gpt2kit.model.masks import AttentionMask, causal_mask, cross_mask
@@ -151,6 +151,7 @@ class GPT2Model(GPT2PreTrainedModel):
         Raises ValueError for inputs that contradict each other or exceed n_positions.
         """
         check_inputs(input_ids, inputs_embeds, self.config)
+        check_cache(past_key_values)
         cache, use_cache = self._prepared_cache(past_key_values, use_cache)
         embeds: Tensor = self.wte(input_ids) if inputs_embeds is None else inputs_embeds
         shape = embeds.shape  # (..., T, C)
@@ -159,24 +160,24 @@ class GPT2Model(GPT2PreTrainedModel):
         if position_ids is None:
             position_ids = self._next_positions(cache, T, x.device)
         else:
-            check_ids(position_ids.reshape(-1, T), "position_ids", self.config.n_positions)
-        x = x + self.wpe(position_ids.reshape(-1, T))
+            position_ids = checked_rows(position_ids, "position_ids", self.config.n_positions, B, T)
+        x = x + self.wpe(position_ids)
         if token_type_ids is not None:
-            check_ids(token_type_ids, "token_type_ids", self.config.vocab_size)
-            x = x + self.wte(token_type_ids.reshape(-1, T))
+            x = x + self.wte(checked_rows(token_type_ids, "token_type_ids", self.config.vocab_size, B, T))
         x = self.drop(x)
 
         check_encoder_states(encoder_hidden_states, encoder_attention_mask, B, self.config)
         encoder_mask = None
         if encoder_hidden_states is not None:
-            encoder_mask = cross_mask(encoder_attention_mask, B, T, encoder_hidden_states.shape[1], x)
+            S = encoder_hidden_states.shape[1]
+            encoder_mask = cross_mask(encoder_attention_mask, B, T, S, self.config, x)
         if isinstance(cache, RaggedCache):
             if attention_mask is not None or encoder_hidden_states is not None:
                 raise ValueError("attention_mask and encoders do not go with rows of unequal length")
             mask = AttentionMask(is_causal=True)
         else:
             past = 0 if cache is None else cache.get_seq_length()
-            mask = causal_mask(attention_mask, B, T, past + T, x)
+            mask = causal_mask(attention_mask, B, T, past + T, self.config, x)
         record = AttentionRecord() if self._asks("output_attentions", output_attentions) else None
         states: list[Tensor] | None = [] if self._asks("output_hidden_states", output_hidden_states) else None
         for block, factors in zip(self.h, head_masks(head_mask, self.config, x), strict=True):
@@ -284,6 +285,8 @@ class GPT2LMHeadModel(GPT2WithLMHead):
         the summed loss, for gradient accumulation. logits_to_keep: the last so many positions (0 for all), or
         the positions to keep (K,).
         """
+        if not isinstance(logits_to_keep, Tensor) and logits_to_keep < 0:
+            raise ValueError(f"logits_to_keep is {logits_to_keep}; allowed: from 0, which keeps all")
         trunk = self.transformer(
             input_ids,
             past_key_values=past_key_values,

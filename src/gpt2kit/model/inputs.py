@@ -39,7 +39,7 @@ def check_inputs(input_ids: Tensor | None, inputs_embeds: Tensor | None, config:
 
 
 def check_ids(ids: Tensor, name: str, limit: int) -> None:
-    """Check whole numbers from 0 to limit - 1, one at each position of at least one row."""
+    """Check whole numbers from 0 to limit - 1, (B, T) or more dimensions."""
     if ids.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"{name} is {ids.dtype}; give int64 or int32")
     if ids.dim() < 2:
@@ -50,6 +50,24 @@ def check_ids(ids: Tensor, name: str, limit: int) -> None:
         low, high = (int(bound) for bound in ids.aminmax())
         if low < 0 or high >= limit:
             raise ValueError(f"{name} holds {low if low < 0 else high}; allowed: 0 to {limit - 1}")
+
+
+def checked_rows(ids: Tensor, name: str, limit: int, B: int, T: int) -> Tensor:
+    """Flatten ids that go with B rows of T positions, one row for all being enough; (B or 1, T)."""
+    if not ids.dim() or ids.shape[-1] != T or ids.numel() not in (T, B * T):
+        raise ValueError(f"{name} has the shape {tuple(ids.shape)}; ({B}, {T}) is needed")
+    ids = ids.reshape(-1, T)
+    check_ids(ids, name, limit)
+    return ids
+
+
+def check_cache(past_key_values: object) -> None:
+    """Refuse what is no cache, such as the tuples of old."""
+    if past_key_values is not None and not hasattr(past_key_values, "get_seq_length"):
+        raise ValueError(
+            f"past_key_values is a {type(past_key_values).__name__}; give a cache, such as the past_key_values "
+            "of an output, or DynamicCache()"
+        )
 
 
 def check_encoder_states(

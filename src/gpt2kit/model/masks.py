@@ -6,6 +6,7 @@ B batch, H heads, T new positions, which are the last ones of all S.
 import torch
 from torch import Tensor
 
+from gpt2kit.config import GPT2Config
 from gpt2kit.model.inputs import can_look_at
 
 
@@ -41,7 +42,9 @@ class AttentionMask:
         return self._dense
 
 
-def causal_mask(attention_mask: Tensor | None, B: int, T: int, S: int, like: Tensor) -> AttentionMask:
+def causal_mask(
+    attention_mask: Tensor | None, B: int, T: int, S: int, config: GPT2Config, like: Tensor
+) -> AttentionMask:
     """Combine causality with the caller's attention_mask for self-attention.
 
     attention_mask: (B, S) or any shape that flattens to it, nonzero to see; or 4-D, see _checked_full. like:
@@ -51,7 +54,7 @@ def causal_mask(attention_mask: Tensor | None, B: int, T: int, S: int, like: Ten
         return AttentionMask(is_causal=True)
     if attention_mask.dim() == 4:
         return AttentionMask(
-            is_causal=False, full=_checked_full(attention_mask, "attention_mask", B, T, S, like)
+            is_causal=False, full=_checked_full(attention_mask, "attention_mask", B, T, S, config, like)
         )
     if attention_mask.numel() != B * S:
         raise ValueError(
@@ -61,7 +64,9 @@ def causal_mask(attention_mask: Tensor | None, B: int, T: int, S: int, like: Ten
     return AttentionMask(is_causal=True, padding=_padding(attention_mask.reshape(B, S), like))
 
 
-def cross_mask(encoder_attention_mask: Tensor | None, B: int, T: int, S: int, like: Tensor) -> AttentionMask:
+def cross_mask(
+    encoder_attention_mask: Tensor | None, B: int, T: int, S: int, config: GPT2Config, like: Tensor
+) -> AttentionMask:
     """Turn the caller's encoder_attention_mask, (B, S) or 4-D, into the mask of cross-attention.
 
     Raises ValueError for a mask that does not fit.
@@ -70,7 +75,9 @@ def cross_mask(encoder_attention_mask: Tensor | None, B: int, T: int, S: int, li
         return AttentionMask(is_causal=False)
     name = "encoder_attention_mask"
     if encoder_attention_mask.dim() == 4:
-        return AttentionMask(is_causal=False, full=_checked_full(encoder_attention_mask, name, B, T, S, like))
+        return AttentionMask(
+            is_causal=False, full=_checked_full(encoder_attention_mask, name, B, T, S, config, like)
+        )
     if tuple(encoder_attention_mask.shape) != (B, S):
         raise ValueError(
             f"{name} has the shape {tuple(encoder_attention_mask.shape)}; ({B}, {S}) is needed, or 4 dimensions"
@@ -85,14 +92,17 @@ def _padding(mask: Tensor, like: Tensor) -> Tensor | None:
     return mask.to(like.device, torch.bool)
 
 
-def _checked_full(mask: Tensor, name: str, B: int, T: int, S: int, like: Tensor) -> Tensor:
+def _checked_full(
+    mask: Tensor, name: str, B: int, T: int, S: int, config: GPT2Config, like: Tensor
+) -> Tensor:
     """Check a mask of 4 dimensions, (B or 1, H or 1, T or 1, S): bool to allow, or float to add."""
     if mask.dtype != torch.bool and not mask.is_floating_point():
         raise ValueError(
             f"{name} has 4 dimensions and is {mask.dtype}; give bool, True to see, or float to add"
         )
-    rows, _, queries, keys = mask.shape
-    if rows not in (1, B) or queries not in (1, T) or keys != S:
+    rows, heads, queries, keys = mask.shape
+    n_head = 1 if config.pruned_heads else config.n_head
+    if rows not in (1, B) or heads not in (1, n_head) or queries not in (1, T) or keys != S:
         raise ValueError(f"{name} has the shape {tuple(mask.shape)}; ({B}, 1, {T}, {S}) is needed")
     mask = mask.to(like.device)
     if mask.dtype == torch.bool:

@@ -229,7 +229,7 @@ def test_flex_attention_has_no_gradients_on_the_cpu() -> None:
 
 def test_flash_attention_2_names_what_is_missing() -> None:
     # CI machines have neither the package nor the device.
-    with pytest.raises(MissingDependencyError, match="needs the package flash_attn.*CUDA device"):
+    with pytest.raises(MissingDependencyError, match=r"needs the package flash_attn.*CUDA device"):
         build().set_attn_implementation("flash_attention_2")
     with pytest.raises(MissingDependencyError, match="flash_attn"):
         build(attn_implementation="flash_attention_2")
@@ -284,9 +284,7 @@ def test_flash_attention_2_is_called_for_what_the_others_compute(flash, monkeypa
         model.set_attn_implementation(name)
         with torch.no_grad():
             first = model(ids[:, :6], attention_mask=mask[:, :6], **encoder)
-            second = model(
-                ids[:, 6:], attention_mask=mask, past_key_values=first.past_key_values, **encoder
-            )
+            second = model(ids[:, 6:], attention_mask=mask, past_key_values=first.past_key_values, **encoder)
         outputs[name] = torch.cat((first.logits, second.logits), dim=1)[mask.bool()]
     torch.testing.assert_close(outputs["flash_attention_2"], outputs["eager"], rtol=1e-4, atol=1e-5)
 
@@ -298,7 +296,7 @@ def test_flash_attention_2_refuses_other_types_and_masks() -> None:
         device = torch.device("cuda", 0)
 
     plain = attention_backends.AttentionMask(is_causal=True)
-    with pytest.raises(EngineError, match="float16 or bfloat16; the model is torch.float32"):
+    with pytest.raises(EngineError, match=r"float16 or bfloat16; the model is torch\.float32"):
         check(torch.zeros(1).as_subclass(OnCuda), plain)
     half = torch.zeros(1, dtype=torch.float16).as_subclass(OnCuda)
     check(half, plain)
