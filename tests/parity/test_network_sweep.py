@@ -277,6 +277,19 @@ def run_steps(seed: int) -> None:
     assert caches[0].get_seq_length() == T
 
 
+def run_flex_attention(seed: int) -> None:
+    """The back end without gradients on the CPU."""
+    case = make_case(seed)
+    case.ours.set_attn_implementation("flex_attention")
+    asks = {"output_hidden_states": True, "output_attentions": True}
+    with torch.no_grad():
+        got, expected = (
+            case.ours(**case.inputs, **asks),
+            case.theirs(**case.inputs | case.differences, **asks),
+        )
+    compare(case, got, expected, TOLERANCE)
+
+
 def run_bfloat16(seed: int) -> None:
     """Ours are as near to the float32 values as the oracle's are."""
     case = make_case(seed)
@@ -311,6 +324,11 @@ def test_steps_with_a_cache(seed: int) -> None:
     run_steps(seed)
 
 
+@pytest.mark.parametrize("seed", range(3000, 3006))
+def test_flex_attention(seed: int) -> None:
+    run_flex_attention(seed)
+
+
 @pytest.mark.parametrize("seed", range(2000, 2030))
 def test_bfloat16(seed: int) -> None:
     run_bfloat16(seed)
@@ -320,7 +338,7 @@ def test_bfloat16(seed: int) -> None:
 @pytest.mark.parametrize("start", range(10_000, 12_000, 100))
 def test_two_thousand_more(start: int) -> None:
     for seed in range(start, start + 100):
-        for run in (run_case, run_steps, run_bfloat16):
+        for run in (run_case, run_steps, run_bfloat16, *([run_flex_attention] if seed % 20 == 0 else [])):
             try:
                 run(seed)
             except Exception as error:
