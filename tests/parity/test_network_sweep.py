@@ -313,6 +313,22 @@ def run_bfloat16(seed: int) -> None:
     assert error <= 3 * theirs + BFLOAT16_TOLERANCE * scale
 
 
+@pytest.mark.parametrize("name", ["sdpa", "eager"])
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_training_drops_what_the_oracle_drops(name: str, is_padded: bool) -> None:
+    dropout = {"resid_pdrop": 0.2, "embd_pdrop": 0.3, "attn_pdrop": 0.25, "initializer_range": 0.3}
+    ours, theirs = models("GPT2LMHeadModel", 0, random.Random(0), **dropout, reorder_and_upcast_attn=False)
+    theirs.set_attn_implementation(name)
+    ours.set_attn_implementation(name)
+    ids = torch.randint(0, ours.config.vocab_size, (2, 8))
+    mask = torch.tensor([[1] * 8, [0] * (3 * is_padded) + [1] * (8 - 3 * is_padded)])
+    losses = []
+    for model in (ours.train(), theirs.train()):
+        torch.manual_seed(1)
+        losses.append(model(ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100)).loss.item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 @pytest.mark.parametrize("seed", range(240))
 def test_outputs_losses_and_gradients(seed: int) -> None:
     run_case(seed)

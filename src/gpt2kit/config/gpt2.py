@@ -206,12 +206,13 @@ class GPT2Config:
             )
         for layer, heads in (self.pruned_heads or {}).items():
             if not 0 <= layer < self.n_layer or not all(0 <= head < self.n_head for head in heads):
-                raise ConfigError(
-                    f"pruned_heads[{layer}] is {heads}; allowed: layers 0 to {self.n_layer - 1}, heads 0 to "
-                    f"{self.n_head - 1}"
+                raise refuse(
+                    f"pruned_heads[{layer}]",
+                    heads,
+                    f"layers 0 to {self.n_layer - 1}, heads 0 to {self.n_head - 1}",
                 )
             if len(heads) == self.n_head:
-                raise ConfigError(f"pruned_heads[{layer}] is {heads}, all heads of the layer; leave one")
+                raise refuse(f"pruned_heads[{layer}]", heads, "some of the layer's heads; leave at least one")
 
     def kept_heads(self, layer_idx: int) -> list[int]:
         """Give the heads that a layer's self-attention still has, counted as before any pruning."""

@@ -8,7 +8,6 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gpt2kit.config import GPT2Config
 from gpt2kit.model.attention_backends import (
@@ -17,6 +16,7 @@ from gpt2kit.model.attention_backends import (
     eager,
     flash_attention_2,
     get_backend,
+    mix,
 )
 from gpt2kit.model.cache import DynamicCache, EncoderDecoderCache, RaggedCache
 from gpt2kit.model.masks import AttentionMask
@@ -151,7 +151,7 @@ class GPT2Attention(nn.Module):
                 weights = attention_weights(query, key, mask, self.scaling)
                 weights = weights if head_mask is None else weights * head_mask
             if weights is not None and (masks_weights or backend is eager):
-                y = F.dropout(weights, dropout).to(value.dtype) @ value
+                y = mix(weights.to(value.dtype), value, dropout)
             else:
                 y = backend(query, key, value, mask, self.scaling, dropout)
                 y = y if head_mask is None else y * head_mask  # (B, H, T or 1, 1): a factor of whole rows

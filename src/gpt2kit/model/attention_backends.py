@@ -59,7 +59,12 @@ def eager(
 ) -> Tensor:
     """Write out every step; T times S weights take memory."""
     weights = attention_weights(query, key, mask, scaling).to(value.dtype)
-    return F.dropout(weights, dropout) @ value
+    return mix(weights, value, dropout)
+
+
+def mix(weights: Tensor, value: Tensor, dropout: float) -> Tensor:
+    """Add up value by weights, of which dropout takes some away."""
+    return (F.dropout(weights, dropout) if dropout else weights) @ value
 
 
 def sdpa(

@@ -220,6 +220,20 @@ def test_a_backend_of_ones_own_is_one_entry_of_the_table(monkeypatch) -> None:
     assert calls == [8**-0.5] * 2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sdpa", "eager"])
+def test_a_forward_pass_compiles_into_one_graph(name: str) -> None:
+    model = build()
+    model.set_attn_implementation(name)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    ids = torch.randint(0, 60, (2, 7))
+    with torch.no_grad():
+        for inputs in ({}, {"attention_mask": torch.tensor([[1] * 7, [0, 0, 1, 1, 1, 1, 1]])}):
+            got, expected = compiled(ids, **inputs), model(ids, **inputs)
+            torch.testing.assert_close(got.logits, expected.logits, rtol=1e-4, atol=1e-5)
+            assert got.past_key_values.get_seq_length() == 7
+
+
 def test_flex_attention_has_no_gradients_on_the_cpu() -> None:
     model = build()
     model.set_attn_implementation("flex_attention")
