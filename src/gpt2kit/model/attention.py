@@ -100,10 +100,9 @@ class GPT2Attention(nn.Module):
                 y = torch.cat([row for row, _ in rows], dim=2)
                 weights = tuple(row for _, row in rows) if needs_weights else None
             else:
-                if isinstance(cache, EncoderDecoderCache):
-                    cache = cache.self_attention_cache
-                if cache is not None:
-                    key, value = cache.update(key, value, self.layer_idx)  # (B, H, S, D)
+                own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+                if own is not None:
+                    key, value = own.update(key, value, self.layer_idx)  # (B, H, S, D)
                 y, weights = self._attend(query, key, value, mask, head_mask, needs_weights)
         y = y.transpose(1, 2).reshape(*x.shape[:2], self.n_head * self.head_size)
         return self.resid_dropout(self.c_proj(y)), weights
@@ -120,7 +119,9 @@ class GPT2Attention(nn.Module):
         """Keys and values (B, H, S, D) of the encoder's states, from the cache when they are there."""
         held = cache if isinstance(cache, EncoderDecoderCache) else None
         if held is not None and held.is_updated.get(self.layer_idx):
-            return held.cross_attention_cache[self.layer_idx]
+            key, value = held.cross_attention_cache[self.layer_idx]
+            S = held.cross_attention_cache.get_seq_length(self.layer_idx)
+            return key[:, :, :S], value[:, :, :S]
         key, value = (self._split_heads(part) for part in self.c_attn(encoder_hidden_states).chunk(2, dim=-1))
         if held is not None:
             key, value = held.cross_attention_cache.update(key, value, self.layer_idx)
