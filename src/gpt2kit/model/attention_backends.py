@@ -126,7 +126,7 @@ def flash_attention_2(
         y: Tensor = flash_attn.flash_attn_func(q, k, v, **options)
         return y.transpose(1, 2)
     B, T, H, D = q.shape
-    kept_k = mask.padding  # (B, S)
+    kept_k = mask.padding.to(q.device)  # (B, S)
     # In self-attention the last T positions are the queries themselves; in cross-attention none is padding.
     kept_q = kept_k[:, -T:] if mask.is_causal else kept_k.new_ones(B, T)
     ends_q, ends_k = (F.pad(kept.sum(1).cumsum(0, dtype=torch.int32), (1, 0)) for kept in (kept_q, kept_k))

@@ -29,17 +29,20 @@ class AttentionMask:
         return self.is_causal and self.padding is None and T > 1
 
     def dense(self, T: int, S: int, device: torch.device) -> Tensor | None:
-        """Give the mask as one tensor that broadcasts to (B, H, T, S), or None when everything is seen."""
+        """Give the mask as one tensor that broadcasts to (B, H, T, S), or None when everything is seen.
+
+        device: the layer's, which may be another than that of the layer before.
+        """
         if self.full is not None:
-            return self.full
+            return self.full.to(device)
         if self._dense is None or self._dense.shape[-2:] not in ((T, S), (1, S)):
             padding = None if self.padding is None else self.padding[:, None, None, :]  # (B, 1, 1, S)
             if self.is_causal and T > 1:
                 causal = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
-                self._dense = causal if padding is None else causal & padding
+                self._dense = causal if padding is None else causal & padding.to(device)
             else:
                 self._dense = padding
-        return self._dense
+        return None if self._dense is None else self._dense.to(device)
 
 
 def causal_mask(
