@@ -307,3 +307,29 @@ def test_every_way_of_choosing_tokens_is_reached(strategy, seed) -> None:
         options = STRATEGIES[strategy] | {"max_new_tokens": 10, "eos_token_id": None, "pad_token_id": 0}
         results.append(model.generate(ids, **options, **more))
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"return_dict_in_generate": True}], ids=str)
+def test_an_encoder_is_attended_to(options) -> None:
+    theirs, ours = random_pair(
+        4, n_positions=40, n_layer=2, n_head=2, n_embd=16, vocab_size=30, add_cross_attention=True,
+        reorder_and_upcast_attn=False,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    inputs = {
+        "input_ids": torch.tensor([[0, 3, 1], [4, 1, 5]]),
+        "attention_mask": torch.tensor([[0, 1, 1], [1, 1, 1]]),
+        "encoder_hidden_states": torch.randn(2, 5, 16),
+    }
+    # In 5.23 beams repeat the encoder's states for each beam and not their mask, so there it stays out.
+    if "num_beams" not in options:
+        inputs["encoder_attention_mask"] = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]])
+    options = options | {"max_new_tokens": 8, "eos_token_id": None, "pad_token_id": 0}
+    generated, expected = both(theirs, ours, inputs, options)
+    if "return_dict_in_generate" in options:
+        generated, expected = generated.sequences, expected.sequences
+    assert torch.equal(generated, expected)
+    other = inputs | {"encoder_hidden_states": -inputs["encoder_hidden_states"]}
+    assert not torch.equal(
+        generated, ours.generate(**other, **(options | {"return_dict_in_generate": False}))
+    )

@@ -17,4 +17,8 @@ def model() -> GPT2LMHeadModel:
         eos_token_id=59,
         initializer_range=0.3,
     )
-    return GPT2LMHeadModel(config).eval()
+    model = GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))  # so that texts do not repeat one token
+    return model

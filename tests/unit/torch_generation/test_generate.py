@@ -375,3 +375,16 @@ def test_text_streamers_take_batches(model, capsys) -> None:
         streamer=TextStreamer(FakeTokenizer(), skip_special_tokens=True),
     )
     assert capsys.readouterr().out == "abef\ncdghi\n"
+
+
+def test_head_masks_act_on_every_step(model) -> None:
+    head_mask = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0]])
+    options = {"return_dict_in_generate": True, "output_logits": True, "eos_token_id": []}
+    output = model.generate(**padded("left"), head_mask=head_mask, **LENGTH, **options)
+    ids = output.sequences[2:, 2:]
+    with torch.no_grad():
+        expected = model(ids, head_mask=head_mask).logits[0, 2:-1]
+        unmasked = model(ids).logits[0, 2:-1]
+    logits = torch.stack([step[2] for step in output.logits])
+    assert torch.allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    assert (logits - unmasked).abs().max() > 0.01
