@@ -229,7 +229,12 @@ def _runner(
     if native is not None:
         return native
     longest = prompts.mask.shape[1] + (merged.max_new_tokens or 0)
-    return TorchEngine(model, new_cache=cache_factory(merged, model.config, longest), allow_training=True)
+    return TorchEngine(
+        model,
+        new_cache=cache_factory(merged, model.config, longest),
+        forward_inputs=None if prompts.head_mask is None else {"head_mask": prompts.head_mask},
+        allow_training=True,
+    )
 
 
 def _assistant(model: GPT2WithLMHead, engine: str) -> Engine:
