@@ -215,6 +215,8 @@ def _runner(
     model: GPT2WithLMHead, engine: str, merged: GenerationConfig, prompts: Prompts, *, returns_cache: bool
 ) -> Engine:
     """Choose the engine that the call runs on."""
+    longest = prompts.mask.shape[1] + (merged.max_new_tokens or 0)
+    new_cache = cache_factory(merged, model.config, longest)  # also a check, where it is not needed
     needs = {
         f"{prompts.torch_only} is given": prompts.torch_only is not None,
         f"cache_implementation is {merged.cache_implementation!r}": merged.cache_implementation not in PLAIN,
@@ -228,10 +230,9 @@ def _runner(
     )
     if native is not None:
         return native
-    longest = prompts.mask.shape[1] + (merged.max_new_tokens or 0)
     return TorchEngine(
         model,
-        new_cache=cache_factory(merged, model.config, longest),
+        new_cache=new_cache,
         forward_inputs=None if prompts.head_mask is None else {"head_mask": prompts.head_mask},
         allow_training=True,
     )

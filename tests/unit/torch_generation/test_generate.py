@@ -299,7 +299,7 @@ ERRORS = {
         "cache_implementation": "static",
     },
     "cache_implementation='paged' is not available": {"cache_implementation": "paged"},
-    "cache_config is for": {"cache_config": {"nbits": 4}, "engine": "torch"},
+    "cache_config is for": {"cache_config": {"nbits": 4}},
     "cache_config is .*'bits'": {"cache_implementation": "quantized", "cache_config": {"bits": 4}},
     "nbits is 3": {"cache_implementation": "quantized", "cache_config": {"nbits": 3}},
     "synced_gpus=True": {"synced_gpus": True},
