@@ -55,8 +55,9 @@ def bias_sequences(token_ids: Sequence[int], scores: Scores, biases: SequenceBia
 
 
 def decay_length(scores: Scores, eos_token_ids: Sequence[int], factor: float, num_past: int) -> Scores:
-    """Add |score| * (factor ** num_past - 1) to the end tokens; to none that is not finite.
+    """Add |score| * (factor ** num_past - 1) to the end tokens, but to none that is banned.
 
+    A banned one is not finite, or the least float32 after make_finite.
     num_past: tokens past the start of the decay, at least 1. The amount is at most the largest float32.
     """
     try:
@@ -67,7 +68,7 @@ def decay_length(scores: Scores, eos_token_ids: Sequence[int], factor: float, nu
     out: Scores = scores.copy()
     old = scores[ids]
     with np.errstate(over="ignore", invalid="ignore"):
-        out[ids] = np.where(np.isfinite(old), old + np.abs(old) * np.float32(growth), old)
+        out[ids] = np.where(np.abs(old) < _LARGEST, old + np.abs(old) * np.float32(growth), old)
     return out
 
 

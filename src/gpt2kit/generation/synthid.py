@@ -52,7 +52,7 @@ def play_tournament(new_ids: Sequence[int], scores: Scores, config: SynthIDTextW
     for column in g_values.T:
         mass = float(np.cumsum(column * probabilities)[-1])
         probabilities *= 1 + column - mass
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # rounding leaves some a little below 0
         logs = np.log(probabilities)
     least = np.finfo(np.float32).min
     return np.where(np.isfinite(logs), logs, least).astype(np.float32)

@@ -15,7 +15,8 @@ TOP_H_CANDIDATES = 100
 
 def scale_temperature(scores: Scores, temperature: float) -> Scores:
     """Divide the scores by float32(temperature)."""
-    scaled: Scores = scores / np.float32(temperature)
+    with np.errstate(over="ignore"):  # the least float32, of a score that remove_invalid_values made finite
+        scaled: Scores = scores / np.float32(temperature)
     return scaled
 
 
