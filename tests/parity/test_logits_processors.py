@@ -328,7 +328,7 @@ def random_options(rng, vocab_size):
         "forced_bos_token_id": 5,
         "forced_eos_token_id": pick(8, [8, 11]),
         "remove_invalid_values": True,
-        "exponential_decay_length_penalty": pick((0, 1.1), (3, 1.5)),
+        "exponential_decay_length_penalty": pick((0, 1.02), (3, 1.1)),
         "suppress_tokens": [20, 21, 22],
         "begin_suppress_tokens": [23, 24],
         "watermarking_config": pick({"bias": 1.0}, {"seeding_scheme": "selfhash", "context_width": 2}),

@@ -186,7 +186,6 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "prefill_chunk_size": ((), "the engine chooses how to split a prompt"),
     "continuous_batching_config": ((), "rows join and leave the batch without settings"),
     "decoder_start_token_id": ((), "GPT-2 has no encoder"),
-    "token_healing": ((False,), "token healing is not available"),
     "output_attentions": ((False,), _NO_OUTPUTS),
     "output_hidden_states": ((False,), _NO_OUTPUTS),
     "output_scores": ((False,), _NO_OUTPUTS),

@@ -14,6 +14,7 @@ from typing import Any
 from gpt2kit.config import GenerationConfig
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation.guidance import Guidance
+from gpt2kit.generation.healing import heal_prompts
 from gpt2kit.generation.options import Options, merge, resolve
 from gpt2kit.generation.processors import AllowedTokens, Custom, LogitsProcessor
 from gpt2kit.generation.protocol import Engine, NativeLoop
@@ -130,8 +131,19 @@ def generate_merged(
     if tokenizer is None and (options.stop_strings or on_text is not None):
         what = "stop_strings are" if options.stop_strings else "on_text is"
         raise GenerationError(f"{what} about text, so the model's tokenizer is needed; pass tokenizer=")
+    if tokenizer is None and merged.token_healing:
+        raise GenerationError(
+            " When generating with token healing, you must pass the model's tokenizer to the `tokenizer` argument"
+        )
     if not token_prompts:
         return []
+    unhealed = token_prompts
+    if merged.token_healing:
+        token_prompts = heal_prompts(engine, tokenizer, unhealed)
+        negative_prompts = _negative_prompts(engine, token_prompts, negative_prompt_ids, merged)
+    changed_ends = [
+        (old[-1], new[-1]) if old != new else None for old, new in zip(unhealed, token_prompts, strict=True)
+    ]
     deadline = None if options.max_time is None else time.monotonic() + options.max_time
     watches = [
         RowWatch(
@@ -140,7 +152,9 @@ def generate_merged(
             seeds[prompt_index],
             prompt_lengths[prompt_index],
             options,
-            text=_row_text(tokenizer, options, trim_stop_strings, skip_special_tokens),
+            text=_row_text(
+                tokenizer, options, trim_stop_strings, skip_special_tokens, changed_ends[prompt_index]
+            ),
             deadline=deadline,
             on_token=on_token,
             on_text=on_text,
@@ -160,19 +174,27 @@ def generate_merged(
     if is_standard(engine, options, custom, stopping_criteria) and not wanted and starts is None:
         assert isinstance(engine, NativeLoop)
         rows = engine.generate_native(token_prompts, options, seeds, on_token=observer, max_rows=max_rows)
-        return [watch.finish(ids, was_observed=is_watched) for watch, ids in zip(watches, rows, strict=True)]
-    loop = RowLoop(engine, token_prompts, options, seeds, custom, stopping_criteria, observer, wanted, starts)
-    try:
-        finished = loop.run(max_rows)
-    finally:
-        if guidance is not None:
-            guidance.free()
-    generated = []
-    for watch, row in zip(watches, finished, strict=True):
-        result = watch.finish(row.new_ids, was_observed=is_watched)
-        result.steps = row.steps if wanted else None
-        result.sequence = row.sequence if wanted.sequence else None
-        generated.append(result)
+        generated = [
+            watch.finish(ids, was_observed=is_watched) for watch, ids in zip(watches, rows, strict=True)
+        ]
+    else:
+        loop = RowLoop(
+            engine, token_prompts, options, seeds, custom, stopping_criteria, observer, wanted, starts
+        )
+        try:
+            finished = loop.run(max_rows)
+        finally:
+            if guidance is not None:
+                guidance.free()
+        generated = []
+        for watch, row in zip(watches, finished, strict=True):
+            result = watch.finish(row.new_ids, was_observed=is_watched)
+            result.steps = row.steps if wanted else None
+            result.sequence = row.sequence if wanted.sequence else None
+            generated.append(result)
+    if merged.token_healing:
+        for result in generated:
+            result.prompt_ids = token_prompts[result.prompt_index]
     return generated
 
 
@@ -229,10 +251,21 @@ def _checked_prompts(
     return checked
 
 
-def _row_text(tokenizer: Any, options: Options, trim: bool, skip_special_tokens: bool) -> RowText | None:
+def _row_text(
+    tokenizer: Any,
+    options: Options,
+    trim: bool,
+    skip_special_tokens: bool,
+    changed_end: tuple[int, int] | None,
+) -> RowText | None:
+    """Make the text of a row; changed_end: the last id of the prompt before and after it was healed."""
     if tokenizer is None:
         return None
     from gpt2kit.tokenizer import StreamDecoder
 
     decoder = StreamDecoder(tokenizer, skip_special_tokens=skip_special_tokens)
-    return RowText(decoder, options.stop_strings, trim=trim)
+    beginning = ""
+    if changed_end is not None:
+        old, new = changed_end
+        beginning = decoder.push(new).removeprefix(StreamDecoder(tokenizer).push(old))
+    return RowText(decoder, options.stop_strings, trim=trim, beginning=beginning)

@@ -93,6 +93,7 @@ class Generated:
     steps: what was kept of each step, when something was wanted.
     sequence: the engine's sequence, with everything cached but the last id, when it was wanted; the caller
         frees it.
+    prompt_ids: the prompt as token_healing left it, when it was asked for; its new text is in `text` too.
     score, beam_indices: of a strategy with beams, the row's final score, and for each new id the beam (0 to
         num_beams - 1, of this prompt) that it was appended to.
     """
@@ -107,6 +108,7 @@ class Generated:
     stop_string: str | None = None
     steps: Steps | None = None
     sequence: Sequence | None = None
+    prompt_ids: list[int] | None = None
     score: float | None = None
     beam_indices: list[int] | None = None
 
