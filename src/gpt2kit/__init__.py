@@ -31,6 +31,8 @@ _MODULES = {
     "WatermarkingConfig": "gpt2kit.config",
     "SynthIDTextWatermarkingConfig": "gpt2kit.config",
     "CompileConfig": "gpt2kit.config",
+    "WatermarkDetector": "gpt2kit.generation",
+    "SynthIDTextScorer": "gpt2kit.generation",
     "load_engine": "gpt2kit.engine",
     "score": "gpt2kit.scoring",
     "pipeline": "gpt2kit.pipelines",

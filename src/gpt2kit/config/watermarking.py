@@ -71,7 +71,7 @@ class BaseWatermarkingConfig:
 class WatermarkingConfig(BaseWatermarkingConfig):
     """A watermark of green tokens (Kirchenbauer et al., "A watermark for large language models", 2023).
 
-    greenlist_ratio: the part of the vocabulary that is green, from 0 to 1.
+    greenlist_ratio: the part of the vocabulary that is green, between 0 and 1.
     bias: added to the scores of green tokens.
     hashing_key: the secret, a prime such as the millionth.
     seeding_scheme: "lefthash" (the green list depends on the last token) or "selfhash" (on the candidate
@@ -97,8 +97,8 @@ class WatermarkingConfig(BaseWatermarkingConfig):
         """Raise GenerationError for a value that cannot be used."""
         if self.seeding_scheme not in SEEDING_SCHEMES:
             raise _wrong("seeding_scheme", "'lefthash' or 'selfhash'", self.seeding_scheme)
-        if not _is_number(self.greenlist_ratio) or not 0.0 <= self.greenlist_ratio <= 1.0:
-            raise _wrong("greenlist_ratio", "from 0 to 1", self.greenlist_ratio)
+        if not _is_number(self.greenlist_ratio) or not 0.0 < self.greenlist_ratio < 1.0:
+            raise _wrong("greenlist_ratio", "between 0 and 1", self.greenlist_ratio)
         if not _is_number(self.bias):
             raise _wrong("bias", "a finite number", self.bias)
         if not _is_int(self.hashing_key) or not 0 < self.hashing_key < 2**63:
