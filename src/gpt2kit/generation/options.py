@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -19,6 +20,8 @@ from gpt2kit.config.generation_fields import (
 )
 from gpt2kit.config.watermarking import BaseWatermarkingConfig
 from gpt2kit.errors import GenerationError
+from gpt2kit.generation.beams_constraints import Constraint, constraints_of
+from gpt2kit.generation.strategies import Assistance, Strategy, resolve_assistance, resolve_strategy
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,14 @@ class Options:
     bad_words_ids: tuple[tuple[int, ...], ...]
     stop_strings: tuple[str, ...]
     max_time: float | None  # seconds
+    strategy: Strategy  # None is greedy decoding or sampling
+    assistance: Assistance
+    num_beams: int
+    length_penalty: float
+    early_stopping: bool | str  # or "never"
+    num_beam_groups: int  # divides num_beams
+    diversity_penalty: float
+    constraints: tuple[Constraint, ...]  # constraints and force_words_ids, in their first states
     top_h: float = 0.0
     sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
     encoder_repetition_penalty: float = 1.0
@@ -124,7 +135,7 @@ def resolve(
 
     prompt_lengths: tokens of each prompt, at least 1. default_new_tokens: the length when no layer sets one,
     as far as n_positions allows. negative_lengths: tokens of each negative prompt, if there are any.
-    Raises GenerationError when a prompt and its new tokens exceed n_positions, an id is not in the vocabulary,
+    Raises GenerationError when a prompt and its new tokens exceed n_positions without long_generation, an id is not in the vocabulary,
     or an option needs another that is missing.
     """
     value = {name: getattr(merged, name) for name in CHECKS}
@@ -151,11 +162,14 @@ def resolve(
     for name, neutral in SAMPLING_NEUTRAL.items():
         if not value["do_sample"] or value[name] is None:
             value[name] = neutral[0]
+    max_new_tokens = tuple(
+        _max_new_tokens(merged, model, length, negative_length, default_new_tokens)
+        for length, negative_length in zip_longest(prompt_lengths, negative_lengths, fillvalue=0)
+    )
+    if value["num_beams"] > 1:
+        _check_length_penalty(value["length_penalty"], max(max_new_tokens, default=1))
     return Options(
-        max_new_tokens=tuple(
-            _max_new_tokens(merged, model, length, negative_length, default_new_tokens)
-            for length, negative_length in zip_longest(prompt_lengths, negative_lengths, fillvalue=0)
-        ),
+        max_new_tokens=max_new_tokens,
         min_new_tokens=tuple(
             merged.min_new_tokens
             if merged.min_new_tokens is not None
@@ -177,6 +191,8 @@ def resolve(
         bad_words_ids=bad_words,
         stop_strings=tuple(value["stop_strings"] or ()),
         max_time=value["max_time"],
+        strategy=resolve_strategy(merged, model),
+        assistance=resolve_assistance(merged),
         top_h=value["top_h"],
         sequence_bias=biases,
         encoder_repetition_penalty=value["encoder_repetition_penalty"],
@@ -190,6 +206,12 @@ def resolve(
         guidance_scale=1.0 if value["guidance_scale"] is None else value["guidance_scale"],
         watermarking_config=value["watermarking_config"],
         renormalize_logits=bool(value["renormalize_logits"]),
+        num_beams=value["num_beams"],
+        length_penalty=value["length_penalty"],
+        early_stopping=value["early_stopping"],
+        num_beam_groups=value["num_beam_groups"],
+        diversity_penalty=value["diversity_penalty"],
+        constraints=tuple(constraints_of(merged.constraints, merged.force_words_ids, model.vocab_size)),
     )
 
 
@@ -231,6 +253,15 @@ def _check_vocabulary(name: str, token_ids: Iterable[int], model: GPT2Config) ->
             )
 
 
+def _check_length_penalty(penalty: float, length: int) -> None:
+    """Raise GenerationError when length ** penalty is no number that a float32 score can be divided by."""
+    if abs(penalty) * math.log2(length) > 120:
+        raise GenerationError(
+            f"length_penalty={penalty} is too far from 0: scores are divided by length ** length_penalty, and "
+            f"{length} new tokens make that overflow"
+        )
+
+
 def _max_new_tokens(
     merged: GenerationConfig, model: GPT2Config, prompt_length: int, negative_length: int, default: int
 ) -> int:
@@ -246,11 +277,11 @@ def _max_new_tokens(
                 "raise max_length, or set max_new_tokens"
             )
     else:
-        wanted = min(default, max(room, 1))
-    if wanted > room:
+        wanted = default if merged.long_generation else min(default, max(room, 1))
+    if wanted > room and not merged.long_generation:
         raise GenerationError(
             f"{what} has {longer} tokens and {wanted} new ones are asked for, but n_positions is "
             f"{model.n_positions}; shorten the {what} to {max(model.n_positions - wanted, 0)} tokens or "
-            f"set max_new_tokens to at most {max(room, 0)}"
+            f"set max_new_tokens to at most {max(room, 0)}, or set long_generation='slide'"
         )
     return wanted
