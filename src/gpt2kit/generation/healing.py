@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpt2kit.generation.protocol import Engine
+from gpt2kit.generation.window import window_start
 
 # Added to the score of the token that was there, so that "http" does not become "https" without need. As in
 # Transformers.
@@ -30,7 +31,7 @@ def heal_prompts(engine: Engine, tokenizer: Any, prompts: Sequence[list[int]]) -
     ends = sorted({prompt[-1] for prompt in prompts if len(prompt) > 1})
     extensions = {end: _extensions(tokenizer, end, engine.config.vocab_size) for end in ends}
     candidates = [prompt for prompt in healed if len(prompt) > 1 and len(extensions[prompt[-1]]) > 1]
-    work = [(engine.new_sequence(), prompt[:-1]) for prompt in candidates]
+    work = [(engine.new_sequence(), _context(prompt, engine.config.n_positions)) for prompt in candidates]
     try:
         outputs = engine.forward(work) if work else []
     finally:
@@ -43,6 +44,12 @@ def heal_prompts(engine: Engine, tokenizer: Any, prompts: Sequence[list[int]]) -
         scores[options.index(prompt[-1])] += STAY_BIAS
         prompt[-1] = options[int(np.argmax(scores))]
     return healed
+
+
+def _context(prompt: list[int], n_positions: int) -> list[int]:
+    """Return what of a prompt without its last token the model sees when that is chosen; see window.py."""
+    start = min(window_start(len(prompt), n_positions), len(prompt) - 2)
+    return prompt[start:-1]
 
 
 def _extensions(tokenizer: Any, token_id: int, vocab_size: int) -> list[int]:

@@ -56,6 +56,33 @@ def test_unconditional_rows_run_with_the_others_a_token_at_a_time():
     assert engine.batch_sizes == [3] * 14  # seven passes for each of the two sides
 
 
+class MixedEngine(FakeEngine):
+    """Says by itself what FakeEngine says under guidance: the prompt is the first three ids."""
+
+    def logits(self, ids):
+        return mix_guidance(super().logits(ids), super().logits([*NEGATIVE[0], *ids[3:]]), 1.7)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        {"num_beams": 3, "num_return_sequences": 3},
+        {"num_beams": 2, "do_sample": True, "num_return_sequences": 2, "seed": 1},
+        {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.7},
+        {"num_beams": 3, "early_stopping": True, "eos_token_id": [4, 5, 6, 7, 8]},
+        {"prompt_lookup_num_tokens": 2},
+    ],
+    ids=["beams", "sampled beams", "groups", "early", "prompt lookup"],
+)
+def test_every_strategy_is_guided(strategy):
+    guided = FakeEngine()
+    options = {**OPTIONS, **strategy, "renormalize_logits": True}  # beams add the scores up as they are
+    rows = generate(guided, [PROMPTS[0]], negative_prompt_ids=NEGATIVE[:1], **options)
+    plain = generate(MixedEngine(), [PROMPTS[0]], **{**options, "guidance_scale": 1.0})
+    assert [row.ids for row in rows] == [row.ids for row in plain]
+    assert guided.num_alive == 0
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_rows_may_be_forked_reordered_and_dropped(seed):
     rng = np.random.default_rng(seed)

@@ -64,6 +64,13 @@ def test_prompts_without_a_choice_stay_as_they_are_and_cost_nothing():
     assert engine.batch_sizes == []
 
 
+def test_a_prompt_beyond_n_positions_is_healed_by_what_the_model_sees_of_it():
+    engine = Preferring(http=5.0)
+    prompt = [5] * 99 + [1]
+    assert heal_prompts(engine, Words(), [prompt]) == [[*prompt[:-1], 3]]
+    assert engine.asked == [prompt[64:-1]]  # 64 positions are full at 64 and 96, and move by 32
+
+
 def test_healing_needs_a_tokenizer():
     with pytest.raises(GenerationError, match="token healing, you must pass the model's tokenizer"):
         generate(FakeEngine(), [[1]], token_healing=True)
