@@ -26,7 +26,8 @@ def keep_top_h(scores: Scores, top_h: float) -> Scores:
     (Potraghloo et al., "Top-H decoding", 2025.) Of the 100 highest scores, descending, a token stays if the sum
     of -p * log p up to it, p among these 100, is at most top_h times the whole; the first always does.
     """
-    order = _descending(scores, np.flatnonzero(scores > -np.inf))[:TOP_H_CANDIDATES]
+    is_high = (scores >= _kth_largest(scores, TOP_H_CANDIDATES)) & (scores > -np.inf)
+    order = _descending(scores, np.flatnonzero(is_high))[:TOP_H_CANDIDATES]
     _, p, log_p = distribution(scores[order])
     terms = np.cumsum(-p * log_p)
     stays = (terms <= top_h * terms[-1]) & (p > 0.0)
