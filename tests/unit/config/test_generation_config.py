@@ -412,3 +412,28 @@ def test_configurations_are_copied_and_pickled():
     assert copy.deepcopy(config) == config == pickle.loads(pickle.dumps(config))
     with pytest.raises(AttributeError, match="no field 'foo'"):
         _ = config.foo
+
+
+STRANGE = [
+    True, False, 0, 1, -1, 2**70, 1.5, float("nan"), float("inf"), -float("inf"), "", "x", "never", b"x", [], [[]],
+    [1], [-1], [[1]], [[-1]], [[1, 2.0]], [[[1], 2]], [[[1], "a"]], ["a"], [None], {}, {"a": 1}, {(1,): 1.0}, {1: 2},
+    {"(1, 2)": 1}, {"keys": 1}, {"keys": [1], "ngram_len": 2}, (), (1, 2.0), ("a", 1), object(), print,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(CHECKS))
+def test_any_value_is_taken_whole_or_refused_with_the_field_s_name(name):
+    for value in STRANGE:
+        config = GenerationConfig()
+        try:
+            setattr(config, name, value)
+        except GenerationError as error:
+            assert name in str(error)
+        else:
+            config.to_dict()
+            config.without_effect()
+            try:
+                config.validate()
+                resolve(merge({}, config), MODEL, [4])
+            except GenerationError:
+                pass
