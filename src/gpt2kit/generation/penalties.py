@@ -21,7 +21,8 @@ def penalize_repetition(token_ids: Sequence[int], scores: Scores, penalty: float
     factor = np.float32(penalty)
     out: Scores = scores.copy()
     old = scores[seen]
-    out[seen] = np.where(old < 0, old * factor, old / factor)
+    with np.errstate(over="ignore"):
+        out[seen] = np.where(old < 0, old * factor, old / factor)
     return out
 
 
@@ -51,7 +52,8 @@ def bias_sequences(token_ids: Sequence[int], scores: Scores, biases: SequenceBia
         for ids, amount in biases:
             if len(ids) == length and ids[:-1] == end:
                 bias[ids[-1]] += np.float32(amount)
-    return scores + bias
+    with np.errstate(over="ignore"):
+        return scores + bias
 
 
 def decay_length(scores: Scores, eos_token_ids: Sequence[int], factor: float, num_past: int) -> Scores:
@@ -93,4 +95,5 @@ def mix_guidance(scores: Scores, unconditional: Scores, scale: float) -> Scores:
     rounded once.
     """
     conditioned, free = log_softmax(scores), log_softmax(unconditional)
-    return (scale * (conditioned - free) + free).astype(np.float32)
+    with np.errstate(over="ignore"):
+        return (scale * (conditioned - free) + free).astype(np.float32)

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt2kit.config.generation_checks import number, token_ids
+from gpt2kit.config.generation_checks import token_ids
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation.scores import Scores
 
 # (row index, ids of the row, scores (V,)) -> scores (V,)
 RowFunction = Callable[[int, list[int], Scores], Scores]
-positive = number("over 0", lambda x: x > 0.0)
 
 
 class LogitsProcessor:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt2kit.config.generation_checks import integer, sequence_bias, words
+from gpt2kit.config.generation_checks import integer, positive, sequence_bias, words
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation import bans, penalties
-from gpt2kit.torch_generation.logits_processor import LogitsProcessor, by_row, id_list, positive
+from gpt2kit.torch_generation.logits_processor import LogitsProcessor, by_row, id_list
 
 
 def _of_each_row(prompts: Tensor, num_rows: int) -> list[list[int]]:

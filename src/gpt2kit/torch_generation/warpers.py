@@ -9,10 +9,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gpt2kit.config.generation_checks import integer, number
+from gpt2kit.config.generation_checks import integer, number, positive
 from gpt2kit.generation import warpers
 from gpt2kit.generation.scores import Scores
-from gpt2kit.torch_generation.logits_processor import LogitsProcessor, by_row, positive
+from gpt2kit.torch_generation.logits_processor import LogitsProcessor, by_row
 
 _share = number("from 0 to 1", lambda x: 0.0 <= x <= 1.0)
 _positive_share = number("over 0 and at most 1", lambda x: 0.0 < x <= 1.0)
