@@ -2,7 +2,8 @@
 
 Read options.py (what the configuration comes to), loop.py and row_loop.py (the loop), then processors.py (the
 chain), bans.py, penalties.py, warpers.py, sampling.py and random.py (how a token is chosen), text.py (stop
-strings), watermark.py and synthid.py.
+strings), watermark.py, synthid.py and
+watermark_detector.py.
 """
 
 from gpt2kit.generation.loop import generate, is_standard
@@ -12,6 +13,11 @@ from gpt2kit.generation.protocol import Engine, NativeLoop, Output, Sequence
 from gpt2kit.generation.random import coin
 from gpt2kit.generation.rows import Generated
 from gpt2kit.generation.sampling import sample
+from gpt2kit.generation.watermark_detector import (
+    SynthIDTextScorer,
+    WatermarkDetector,
+    WatermarkDetectorOutput,
+)
 
 __all__ = [
     "Custom",
@@ -22,6 +28,9 @@ __all__ = [
     "Options",
     "Output",
     "Sequence",
+    "SynthIDTextScorer",
+    "WatermarkDetector",
+    "WatermarkDetectorOutput",
     "coin",
     "generate",
     "is_standard",

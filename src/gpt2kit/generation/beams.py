@@ -80,6 +80,14 @@ def beam_search(
                 searches.append(search)
                 active.append(search)
             _forward(engine, active, wanted)
+            if custom.guidance is not None:
+                custom.guidance.advance(
+                    [
+                        (search.prompt_index, beam.ids[len(prompts[search.prompt_index]) :])
+                        for search in active
+                        for beam in search.live
+                    ]
+                )
             is_late = deadline is not None and time.monotonic() >= deadline
             for search in active:
                 search.step(is_late=is_late)

@@ -16,9 +16,11 @@ from gpt2kit.errors import GenerationError
 from gpt2kit.generation.batch import BatchCriterion, BatchProcessor
 from gpt2kit.generation.beams import beam_search
 from gpt2kit.generation.guidance import Guidance
+from gpt2kit.generation.healing import heal_prompts
 from gpt2kit.generation.lock_step import LockStepLoop
 from gpt2kit.generation.options import Options, merge, resolve
 from gpt2kit.generation.processors import AllowedTokens, Custom, LogitsProcessor
+from gpt2kit.generation.prompts import checked_prompts, negative_prompts_of
 from gpt2kit.generation.protocol import Engine, NativeLoop
 from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.random import seeds_for
@@ -126,9 +128,9 @@ def generate_merged(
     choice.
     """
     wanted = Wanted.of(merged, sequence=keep_sequences)
-    token_prompts = _checked_prompts(engine, prompts, merged, may_be_empty=starts is not None)
+    token_prompts = checked_prompts(engine, prompts, merged, may_be_empty=starts is not None)
     prompt_lengths = [len(prompt) for prompt in token_prompts]
-    negative_prompts = _negative_prompts(engine, token_prompts, negative_prompt_ids, merged)
+    negative_prompts = negative_prompts_of(engine, token_prompts, negative_prompt_ids, merged)
     options = resolve(
         merged,
         engine.config,
@@ -142,8 +144,19 @@ def generate_merged(
     if tokenizer is None and (options.stop_strings or on_text is not None):
         what = "stop_strings are" if options.stop_strings else "on_text is"
         raise GenerationError(f"{what} about text, so the model's tokenizer is needed; pass tokenizer=")
+    if tokenizer is None and merged.token_healing:
+        raise GenerationError(
+            " When generating with token healing, you must pass the model's tokenizer to the `tokenizer` argument"
+        )
     if not token_prompts:
         return []
+    unhealed = token_prompts
+    if merged.token_healing:
+        token_prompts = heal_prompts(engine, tokenizer, unhealed)
+        negative_prompts = negative_prompts_of(engine, token_prompts, negative_prompt_ids, merged)
+    changed_ends = [
+        (old[-1], new[-1]) if old != new else None for old, new in zip(unhealed, token_prompts, strict=True)
+    ]
     deadline = None if options.max_time is None else time.monotonic() + options.max_time
     watches = [
         RowWatch(
@@ -152,7 +165,10 @@ def generate_merged(
             seeds[prompt_index],
             prompt_lengths[prompt_index],
             options,
-            text=_row_text(tokenizer, options, trim_stop_strings, skip_special_tokens),
+            healed_prompt=token_prompts[prompt_index] if merged.token_healing else None,
+            text=_row_text(
+                tokenizer, options, trim_stop_strings, skip_special_tokens, changed_ends[prompt_index]
+            ),
             deadline=None if options.num_beams > 1 else deadline,
             on_token=on_token,
             on_text=on_text,
@@ -223,59 +239,21 @@ def is_standard(
     )
 
 
-def _negative_prompts(
-    engine: Engine,
-    prompts: list[list[int]],
-    negative_prompts: Sequence[Sequence[int]] | None,
-    merged: GenerationConfig,
-) -> list[list[int]]:
-    """Return one negative prompt for each prompt when there is guidance, and none otherwise."""
-    if merged.guidance_scale in (None, 1.0):
-        if negative_prompts is not None:
-            raise GenerationError("negative_prompt_ids only act with a guidance_scale other than 1; set one")
-        return []
-    if negative_prompts is None:
-        return [prompt[-1:] for prompt in prompts]
-    checked = _checked_prompts(engine, negative_prompts, merged, what="negative prompt")
-    if len(checked) == 1:
-        return checked * len(prompts)
-    if len(checked) != len(prompts):
-        raise GenerationError(
-            f"negative_prompt_ids has {len(checked)} rows for {len(prompts)} prompts; give one for each, or one"
-        )
-    return checked
-
-
-def _checked_prompts(
-    engine: Engine,
-    prompts: Sequence[Sequence[int]],
-    merged: GenerationConfig,
-    what: str = "prompt",
-    *,
-    may_be_empty: bool = False,
-) -> list[list[int]]:
-    vocab_size = engine.config.vocab_size
-    checked = []
-    for index, prompt in enumerate(prompts):
-        ids = [int(token_id) for token_id in prompt]
-        for token_id in ids:
-            if not 0 <= token_id < vocab_size:
-                raise GenerationError(
-                    f"{what} {index} holds token id {token_id}; the vocabulary has ids 0 to {vocab_size - 1}"
-                )
-        if not ids and not may_be_empty:
-            bos = merged.bos_token_id if merged.bos_token_id is not None else engine.config.bos_token_id
-            if bos is None:
-                raise GenerationError(f"{what} {index} is empty and there is no bos_token_id to start from")
-            ids = [bos]
-        checked.append(ids)
-    return checked
-
-
-def _row_text(tokenizer: Any, options: Options, trim: bool, skip_special_tokens: bool) -> RowText | None:
+def _row_text(
+    tokenizer: Any,
+    options: Options,
+    trim: bool,
+    skip_special_tokens: bool,
+    changed_end: tuple[int, int] | None = None,
+) -> RowText | None:
+    """Make the text of a row; changed_end: the last id of the prompt before and after it was healed."""
     if tokenizer is None:
         return None
     from gpt2kit.tokenizer import StreamDecoder
 
     decoder = StreamDecoder(tokenizer, skip_special_tokens=skip_special_tokens)
-    return RowText(decoder, options.stop_strings, trim=trim)
+    beginning = ""
+    if changed_end is not None:
+        old, new = changed_end
+        beginning = decoder.push(new).removeprefix(StreamDecoder(tokenizer).push(old))
+    return RowText(decoder, options.stop_strings, trim=trim, beginning=beginning)

@@ -136,8 +136,8 @@ def resolve(
 
     prompt_lengths: tokens of each prompt, at least 1. default_new_tokens: the length when no layer sets one,
     as far as n_positions allows. negative_lengths: tokens of each negative prompt, if there are any.
-    Raises GenerationError when a prompt and its new tokens exceed n_positions without long_generation, an id is not in the vocabulary,
-    or an option needs another that is missing.
+    Raises GenerationError when a prompt and its new tokens exceed n_positions without long_generation, an id
+    is not in the vocabulary, or an option needs another that is missing.
     """
     value = {name: getattr(merged, name) for name in CHECKS}
     value = {name: DEFAULTS.get(name) if item is None else item for name, item in value.items()}

@@ -49,7 +49,7 @@ class GenerationMixin:
         past_key_values=: a Cache that holds the beginning; it is extended in place. Then input_ids may be all
             ids, or only those after the cache if attention_mask covers both.
         return_dict_in_generate=True returns a GenerateDecoderOnlyOutput or GenerateBeamDecoderOnlyOutput.
-        tokenizer=: for stop_strings. seed=: an int, or one a row, for sampling; without it torch.manual_seed
+        tokenizer=: for stop_strings and token_healing. seed=: an int, or one a row, for sampling; without it torch.manual_seed
             makes a run repeatable. engine=: "auto" runs on the native engine, over the model's own weights,
             where that gives the same ids; "native" insists on it, "torch" never uses it.
 
@@ -101,3 +101,12 @@ class GenerationMixin:
         from gpt2kit import torch_generation
 
         return torch_generation.score_texts(self, texts, tokenizer, engine=engine, **options)  # type: ignore[arg-type]
+
+    def heal_tokens(self, input_ids: Tensor, tokenizer: Any = None) -> Tensor:
+        """Return input_ids (B, T) with each row's last token chosen again among those that begin with its text.
+
+        What generate(token_healing=True) does first; see gpt2kit.generation.healing.
+        """
+        from gpt2kit import torch_generation
+
+        return torch_generation.heal_tokens(self, input_ids, tokenizer)  # type: ignore[arg-type]  # as above

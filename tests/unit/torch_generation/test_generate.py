@@ -388,3 +388,13 @@ def test_head_masks_act_on_every_step(model) -> None:
     logits = torch.stack([step[2] for step in output.logits])
     assert torch.allclose(logits, expected, rtol=1e-4, atol=1e-4)
     assert (logits - unmasked).abs().max() > 0.01
+
+
+def test_a_streamer_is_ended_when_generation_fails(model) -> None:
+    def fail(input_ids, scores):
+        raise RuntimeError("no more")
+
+    streamer = Recorder()
+    with pytest.raises(RuntimeError, match="no more"):
+        model.generate(torch.tensor([[3, 1]]), streamer=streamer, logits_processor=[fail])
+    assert streamer.calls == [[[3, 1]], "end"]
