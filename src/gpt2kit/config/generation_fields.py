@@ -161,7 +161,6 @@ SAMPLING_NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 _NO_ASSISTANT = "assisted generation is not available"
 _NO_OUTPUTS = "generation returns token ids only; use engine.forward for logits and hidden states"
-_NO_PROCESSOR = "this processor is not available; pass a callable in logits_processor instead"
 _NO_CACHE_CHOICE = "the cache grows as needed and is never quantised or offloaded"
 
 # Fields that no code acts on: the values that change nothing, and why no other can be generated with.
@@ -178,21 +177,8 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "disable_compile": ((True, False), "nothing is compiled at run time"),
     "prefill_chunk_size": ((), "the engine chooses how to split a prompt"),
     "continuous_batching_config": ((), "rows join and leave the batch without settings"),
-    "top_h": ((), _NO_PROCESSOR),
-    "encoder_repetition_penalty": ((1.0,), "GPT-2 has no encoder"),
-    "encoder_no_repeat_ngram_size": ((0,), "GPT-2 has no encoder"),
     "decoder_start_token_id": ((), "GPT-2 has no encoder"),
-    "renormalize_logits": ((False,), _NO_PROCESSOR),
-    "forced_bos_token_id": ((), _NO_PROCESSOR),
-    "forced_eos_token_id": ((), _NO_PROCESSOR),
-    "remove_invalid_values": ((False,), _NO_PROCESSOR),
-    "exponential_decay_length_penalty": ((), _NO_PROCESSOR),
-    "suppress_tokens": (([],), "use bad_words_ids"),
-    "begin_suppress_tokens": (([],), _NO_PROCESSOR),
-    "sequence_bias": ((), _NO_PROCESSOR),
     "token_healing": ((False,), "token healing is not available"),
-    "guidance_scale": ((1, 1.0), "classifier-free guidance is not available"),
-    "watermarking_config": ((), "watermarking is not available"),
     "output_attentions": ((False,), _NO_OUTPUTS),
     "output_hidden_states": ((False,), _NO_OUTPUTS),
     "output_logits": ((False,), _NO_OUTPUTS),

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from gpt2kit.generation.beams_group import Beam
 from gpt2kit.generation.beams_prompt import Criteria, PromptSearch
 from gpt2kit.generation.options import Options
-from gpt2kit.generation.processors import LogitsProcessor, build_processors
+from gpt2kit.generation.processors import Custom, build_processors
 from gpt2kit.generation.protocol import Engine
 from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.rows import Generated, RowWatch, Wanted
@@ -29,7 +29,7 @@ def beam_search(
     options: Options,
     seeds: list[int],
     *,
-    custom: Sequence[LogitsProcessor],
+    custom: Custom,
     stopping_criteria: Criteria,
     watches: list[RowWatch],
     is_streamed: bool,
@@ -48,6 +48,8 @@ def beam_search(
         once; at least one prompt does.
     Rows that do not exist, as the processors leave fewer sequences, are empty and have the score -1e9.
     """
+    # A beam needs a token to go on with beside all that would end it.
+    min_tokens_to_keep = max(2, 1 + len(options.eos_token_ids))
     streams = [
         _Stream(watches[start : start + options.num_return_sequences])
         for start in range(0, len(watches), options.num_return_sequences)
@@ -65,7 +67,9 @@ def beam_search(
                     engine.new_sequence() if starts is None else starts[index],
                     options,
                     seeds[index],
-                    build_processors(options, index, len(prompts[index]), custom),
+                    build_processors(
+                        options, index, prompts[index], custom, min_tokens_to_keep=min_tokens_to_keep
+                    ),
                     stopping_criteria,
                     new_text() if options.stop_strings else None,
                     wanted,
@@ -73,6 +77,10 @@ def beam_search(
                 searches.append(search)
                 active.append(search)
             _forward(engine, active, wanted)
+            if custom.guidance is not None:
+                custom.guidance.advance(
+                    [(s.prompt_index, s.new_ids(beam)) for s in active for beam in s.live]
+                )
             is_late = deadline is not None and time.monotonic() >= deadline
             for search in active:
                 search.step(is_late=is_late)
@@ -88,7 +96,13 @@ def beam_search(
     except BaseException:
         for search in searches:
             search.free()
+        if starts is not None:
+            for index in waiting:
+                starts[index].free()
         raise
+    finally:
+        if custom.guidance is not None:
+            custom.guidance.free()
 
 
 def _forward(engine: Engine, active: list[PromptSearch], wanted: Wanted) -> None:

@@ -17,11 +17,12 @@ from typing import Literal
 
 import numpy as np
 
-from gpt2kit.generation.beams_candidates import Candidate, Scores
+from gpt2kit.generation.beams_candidates import Candidate
 from gpt2kit.generation.beams_coverage import Coverage, in_rounds
 from gpt2kit.generation.options import Options
 from gpt2kit.generation.protocol import Output
 from gpt2kit.generation.protocol import Sequence as CachedSequence
+from gpt2kit.generation.scores import Scores
 from gpt2kit.generation.text import RowText
 
 End = Literal["stop", "length", "time"]

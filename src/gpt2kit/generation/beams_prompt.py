@@ -7,16 +7,18 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from gpt2kit.errors import GenerationError
-from gpt2kit.generation.beams_candidates import Candidate, Scores, best, draw, log_softmax
+from gpt2kit.generation.beams_candidates import Candidate, best, draw
 from gpt2kit.generation.beams_coverage import Coverage
 from gpt2kit.generation.beams_group import Beam, BeamGroup, End
 from gpt2kit.generation.options import Options
+from gpt2kit.generation.penalties import normalize
 from gpt2kit.generation.processors import LogitsProcessor, process
 from gpt2kit.generation.protocol import Array, Output
 from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.random import coin
 from gpt2kit.generation.rows import Steps, Wanted
 from gpt2kit.generation.sampling import no_choice_message
+from gpt2kit.generation.scores import Scores
 from gpt2kit.generation.text import RowText
 
 # (ids of the whole sequence, the last one included, scores that it was chosen from) -> True to end the row
@@ -129,7 +131,7 @@ class PromptSearch:
         al., "Diverse Beam Search", 2016, with the Hamming distance).
         """
         assert beam.output is not None and beam.output.logits is not None
-        scores = log_softmax(beam.output.logits)
+        scores = normalize(beam.output.logits)
         if chosen:
             token_ids, counts = np.unique(chosen, return_counts=True)
             scores[token_ids] -= np.float32(self._options.diversity_penalty) * counts.astype(np.float32)

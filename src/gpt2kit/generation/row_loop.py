@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from gpt2kit.generation.options import Options
-from gpt2kit.generation.processors import LogitsProcessor, Scores, build_processors, process
+from gpt2kit.generation.processors import Custom, LogitsProcessor, Scores, build_processors, process
 from gpt2kit.generation.protocol import Engine, Output
 from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.random import coin
@@ -47,7 +47,7 @@ class RowLoop:
         prompts: list[list[int]],
         options: Options,
         seeds: list[int],
-        custom: Sequence[LogitsProcessor],
+        custom: Custom,
         stopping_criteria: Sequence[StoppingCriterion],
         on_token: OnToken | None,
         wanted: Wanted,
@@ -123,7 +123,7 @@ class RowLoop:
         prompt = self._prompts[prompt_index]
         sequence = self.engine.new_sequence() if self._starts is None else self._starts[prompt_index]
         row = Row(prompt_index, 0, sequence, prompt)
-        row.chain = build_processors(self.options, prompt_index, len(prompt), self._custom)
+        row.chain = build_processors(self.options, prompt_index, prompt, self._custom)
         return row
 
     def fork(self, row: Row, index: int) -> Row:
@@ -150,6 +150,8 @@ class RowLoop:
             for index in range(1, self.options.num_return_sequences):
                 active.append(self.fork(start, index))
                 outputs.append(output)
+        if self._custom.guidance is not None:
+            self._custom.guidance.advance([(row.prompt_index, row.new_ids) for row in active])
         still_active = []
         for row, output in zip(active, outputs, strict=True):
             token_id, scores = self.choose(row, row.ids, self.logits(output))
