@@ -128,7 +128,14 @@ def test_json_tells_everything(run, model):
         7,
     )
     assert report["usage"] == {"prompt_tokens": 2, "completion_tokens": 24, "total_tokens": 26}
-    assert list(report["choices"][1]) == ["index", "text", "token_ids", "finish_reason", "stop_string"]
+    assert list(report["choices"][1]) == [
+        "index",
+        "text",
+        "token_ids",
+        "finish_reason",
+        "stop_string",
+        "score",
+    ]
     assert [choice["finish_reason"] for choice in report["choices"]] == ["length", "length"]
     timings = report["timings"]
     assert list(timings) == ["total_s", "load_s", "prompt_s", "generation_s"]

@@ -28,8 +28,13 @@ _GENERATION = (
     "repetition_penalty",
     "no_repeat_ngram_size",
     "num_return_sequences",
+    "num_beams",
+    "length_penalty",
+    "num_beam_groups",
+    "diversity_penalty",
 )
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "num_return_sequences")
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+_EARLY_STOPPING = {"false": False, "true": True, "never": "never"}
 
 
 @click.command()
@@ -50,6 +55,15 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "num_return_
 @click.option("--typical-p", type=float, metavar="P", help="Keep the most typical tokens that hold P.")
 @click.option("--repetition-penalty", type=float, metavar="X", help="Over 1 makes seen tokens less likely.")
 @click.option("--no-repeat-ngram-size", type=int, metavar="N", help="Never repeat N tokens in a row.")
+@click.option("--num-beams", type=int, metavar="N", help="Search with N beams instead of sampling.")
+@click.option("--length-penalty", type=float, metavar="X", help="Beams: over 0 favours long texts [1].")
+@click.option(
+    "--early-stopping",
+    type=click.Choice(list(_EARLY_STOPPING)),
+    help="Beams: end at the first N complete texts, or never before no better one can come [false].",
+)
+@click.option("--num-beam-groups", type=int, metavar="N", help="Divide the beams into N groups that differ.")
+@click.option("--diversity-penalty", type=float, metavar="X", help="Groups: how much the same token costs.")
 @click.option("--greedy", is_flag=True, help="Always take the most probable token.")
 @click.option("--seed", type=int, metavar="N", help="Make the random choices repeatable.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before TEXT; may be given several times.")
@@ -118,17 +132,23 @@ class _Clock:
 
 def _generation_options(given: dict[str, Any]) -> dict[str, Any]:
     options = {name: given[name] for name in _GENERATION if given[name] is not None}
+    if given["early_stopping"] is not None:
+        options["early_stopping"] = _EARLY_STOPPING[given["early_stopping"]]
+    has_beams = options.get("num_beams", 1) > 1
+    choosing = _SAMPLING if has_beams else (*_SAMPLING, "num_return_sequences")
     if given["greedy"] or options.get("temperature") == 0.0:
         how = "--greedy" if given["greedy"] else "--temperature 0"
-        for name in _SAMPLING:
+        for name in choosing:
             if name in options and not (name == "temperature" and options[name] == 0.0):
                 raise click.UsageError(
                     f"{how} excludes --{name.replace('_', '-')}: there is nothing to choose"
                 )
         options.pop("temperature", None)
         options["do_sample"] = False
-    elif any(name in options for name in _SAMPLING):
+    elif any(name in options for name in choosing):
         options["do_sample"] = True
+    elif has_beams:
+        options["do_sample"] = False
     if given["keep_stop"] and not given["stop"]:
         raise click.UsageError("--keep-stop needs --stop")
     if given["stop"]:
@@ -198,6 +218,7 @@ def _report(
                 "token_ids": row.ids,
                 "finish_reason": row.finish_reason,
                 "stop_string": row.stop_string,
+                "score": row.score,
             }
             for row in rows
         ],

@@ -2,9 +2,11 @@
 
 Read options.py (what the configuration comes to), loop.py and row_loop.py (the loop), then processors.py (the
 chain), bans.py, penalties.py, warpers.py, sampling.py and random.py (how a token is chosen), text.py (stop
-strings), watermark.py and synthid.py.
+strings), watermark.py and synthid.py. Beams: beams.py (the batch), beams_prompt.py (one prompt), beams_group.py (the
+rules), beams_candidates.py, beams_constraints.py and beams_coverage.py.
 """
 
+from gpt2kit.generation.beams_constraints import Constraint, DisjunctiveConstraint, PhrasalConstraint
 from gpt2kit.generation.loop import generate, is_standard
 from gpt2kit.generation.options import Options
 from gpt2kit.generation.processors import Custom, LogitsProcessor
@@ -14,13 +16,16 @@ from gpt2kit.generation.rows import Generated
 from gpt2kit.generation.sampling import sample
 
 __all__ = [
+    "Constraint",
     "Custom",
+    "DisjunctiveConstraint",
     "Engine",
     "Generated",
     "LogitsProcessor",
     "NativeLoop",
     "Options",
     "Output",
+    "PhrasalConstraint",
     "Sequence",
     "coin",
     "generate",
