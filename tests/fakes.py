@@ -16,6 +16,7 @@ class FakeSequence:
     def __init__(self, engine: FakeEngine, ids: list[int] | None = None) -> None:
         self._engine = engine
         self.ids = list(ids or [])
+        self.is_freed = False
         engine.num_alive += 1
 
     @property
@@ -29,6 +30,8 @@ class FakeSequence:
         del self.ids[length:]
 
     def free(self) -> None:
+        assert not self.is_freed, "freed twice"
+        self.is_freed = True
         self._engine.num_alive -= 1
 
 
@@ -53,6 +56,7 @@ class FakeEngine:
         self.batch_sizes.append(len(work))
         outputs = []
         for sequence, ids in work:
+            assert not sequence.is_freed
             sequence.ids.extend(ids)
             outputs.append(Output(logits=self.logits(sequence.ids)))
         return outputs

@@ -88,7 +88,7 @@ def beam_search(
                 if is_streamed and not search.is_done and stream.tell(search.settled()):
                     search.stop()
             active = [search for search in active if not search.is_done]
-        return [
+        rows = [
             row
             for search, stream in zip(searches, streams, strict=True)
             for row in _rows(search, stream, wanted, is_streamed)
@@ -103,6 +103,15 @@ def beam_search(
     finally:
         if custom.guidance is not None:
             custom.guidance.free()
+    unmet = sorted({s.prompt_index for s in searches for beam in s.results() if not beam.is_satisfied})
+    if unmet:
+        warnings.warn(
+            f"rows of prompt {', '.join(map(str, unmet))} do not meet the constraints: raise num_beams or "
+            "max_new_tokens",
+            UserWarning,
+            stacklevel=4,
+        )
+    return rows
 
 
 def _forward(engine: Engine, active: list[PromptSearch], wanted: Wanted) -> None:
@@ -155,12 +164,5 @@ def _rows(search: PromptSearch, stream: _Stream, wanted: Wanted, is_streamed: bo
             result.beam_indices = [] if beam is None else beam.beam_indices
         result.steps = search.steps if wanted else None
         result.sequence = None if beam is None else beam.sequence
-        if beam is not None and not beam.is_satisfied:
-            warnings.warn(
-                f"row {row} of prompt {search.prompt_index} does not meet the constraints: too few beams or too few "
-                "new tokens; raise num_beams or max_new_tokens",
-                UserWarning,
-                stacklevel=2,
-            )
         rows.append(result)
     return rows

@@ -92,7 +92,7 @@ class BeamGroup:
             if beam.end != "stop" or beam.is_satisfied:
                 beams.append(beam)
         if self._options.constraints:
-            beams = in_rounds(beams, lambda beam: beam.coverage.bank if beam.coverage else 0, _total)
+            beams = _in_order_of_coverage(beams)
         num_new = len(self.live[0].ids) + 1 - self._prompt_length
         for beam in (ending := [beam for beam in beams[: self._size] if beam.end]):
             beam.score = self._score(beam.total, num_new)
@@ -129,6 +129,13 @@ class BeamGroup:
         length = self._max_new_tokens if is_hopeful else num_new
         highest = max(self.live, key=_total).total
         return self._score(highest, length) <= self.finished[-1].score
+
+
+def _in_order_of_coverage(beams: list[Beam]) -> list[Beam]:
+    """Put candidates of a constrained search in rounds over the banks; at the last step the met ones first."""
+    if all(beam.end for beam in beams):
+        return sorted(beams, key=lambda beam: (not beam.is_satisfied, -_total(beam)))
+    return in_rounds(beams, lambda beam: beam.coverage.bank if beam.coverage else 0, _total)
 
 
 def _total(beam: Beam) -> float:
