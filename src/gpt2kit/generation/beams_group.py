@@ -80,10 +80,12 @@ class BeamGroup:
         """How many candidates leave `size` that do not end with an end token."""
         return max(2, 1 + len(self._options.eos_token_ids)) * self._size
 
-    def step(self, candidates: Iterable[Candidate], processed: list[Scores], end_test: EndTest) -> None:
+    def step(self, candidates: Iterable[Candidate], processed: list[Scores], end_test: EndTest) -> list[int]:
         """Replace the live beams by their successors; none is left when the search of this group is over.
 
         candidates: in the order of their rank. processed: one (V,) a live beam.
+        Returns the tokens that the group chose: the last ones of its best beams that do not stop, though
+        length or time may end them.
         """
         beams = []
         for candidate in candidates:
@@ -103,6 +105,7 @@ class BeamGroup:
         self.live = going_on[: self._size]
         if self._is_over(num_new):
             self.live = []
+        return [beam.ids[-1] for beam in beams if beam.end != "stop"][: self._size]
 
     def _extend(self, candidate: Candidate) -> Beam:
         parent = self.live[candidate.beam]

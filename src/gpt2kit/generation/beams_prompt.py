@@ -84,8 +84,7 @@ class PromptSearch:
             for offset, (beam, scores) in enumerate(zip(group.live, processed, strict=True)):
                 places[group.first_place + offset] = beam, scores
             totals = np.stack([s + b.total for s, b in zip(processed, group.live, strict=True)])
-            group.step(self._candidates(group, totals), processed, self._end_of)
-            chosen += [beam.ids[-1] for beam in group.live]
+            chosen += group.step(self._candidates(group, totals), processed, self._end_of)
         self._keep_step(places)
         if self._wanted.sequence:
             self._keep_sequences()
@@ -159,11 +158,11 @@ class PromptSearch:
             is_stopped |= beam.text.stop_string is not None
         # Every criterion is asked, so that one with a memory sees every candidate.
         is_stopped |= any([bool(criterion(beam.ids, scores)) for criterion in self._criteria])
+        if is_stopped:
+            return "stop"
         if len(beam.ids) >= self._max_length:
             return "length"
-        if self._is_late:
-            return "time"
-        return "stop" if is_stopped else None
+        return "time" if self._is_late else None
 
     def _keep_step(self, places: dict[int, tuple[Beam, Scores]]) -> None:
         """Keep what is wanted of this step, stacked over all places; one without a beam repeats another's."""

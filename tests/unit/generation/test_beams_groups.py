@@ -29,7 +29,7 @@ def diverse_beams(engine, prompt, *, groups, size, penalty, length, eos, length_
             finished[group] += [(total / step**length_penalty, ids) for total, ids in ending]
             finished[group] = sorted(finished[group], reverse=True)[:size]
             live[group] = [item for item, ends in zip(candidates, is_ended, strict=True) if not ends][:size]
-            chosen.update(ids[-1] for _, ids in live[group])
+            chosen.update([ids[-1] for _, ids in candidates if ids[-1] not in eos][:size])
             if live[group] and len(finished[group]) == size:
                 hoped = length if early_stopping == "never" and length_penalty > 0 else step
                 can_improve = live[group][0][0] / hoped**length_penalty > finished[group][-1][0]
