@@ -160,14 +160,10 @@ SAMPLING_NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 _NO_ASSISTANT = "assisted generation is not available"
-_NO_OUTPUTS = "generation returns token ids only; use engine.forward for logits and hidden states"
 _NO_CACHE_CHOICE = "the cache grows as needed and is never quantised or offloaded"
 
 # Fields that no code acts on: the values that change nothing, and why no other can be generated with.
 UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "penalty_alpha": ((0.0,), "contrastive search is not available"),
-    "low_memory": ((False,), "contrastive search is not available"),
-    "dola_layers": ((), "DoLa decoding is not available"),
     "use_mtp": ((False,), "GPT-2 has no multi-token prediction"),
     "use_cache": ((True,), "generation always uses the cache"),
     "cache_implementation": (("dynamic", "static"), _NO_CACHE_CHOICE),
@@ -179,21 +175,9 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "continuous_batching_config": ((), "rows join and leave the batch without settings"),
     "decoder_start_token_id": ((), "GPT-2 has no encoder"),
     "token_healing": ((False,), "token healing is not available"),
-    "output_attentions": ((False,), _NO_OUTPUTS),
-    "output_hidden_states": ((False,), _NO_OUTPUTS),
-    "output_logits": ((False,), _NO_OUTPUTS),
     "is_assistant": ((False,), _NO_ASSISTANT),
-    "num_assistant_tokens": ((5, 20), _NO_ASSISTANT),
-    "num_assistant_tokens_schedule": (("constant", "heuristic"), _NO_ASSISTANT),
-    "assistant_confidence_threshold": ((0.4,), _NO_ASSISTANT),
     "assistant_lookbehind": ((10,), _NO_ASSISTANT),
-    "target_lookbehind": ((10,), _NO_ASSISTANT),
-    "assistant_early_exit": ((), _NO_ASSISTANT),
-    "assistant_ensemble_weight": ((), _NO_ASSISTANT),
-    "prompt_lookup_num_tokens": ((), _NO_ASSISTANT),
-    "max_matching_ngram_size": ((), _NO_ASSISTANT),
     "speculation_type": ((), _NO_ASSISTANT),
-    "long_generation": ((), "text longer than n_positions is not available"),
 }
 
 # Arguments of Transformers' generate() that belong beside a configuration, not in it.

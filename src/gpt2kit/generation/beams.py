@@ -100,9 +100,6 @@ def beam_search(
             for index in waiting:
                 starts[index].free()
         raise
-    finally:
-        if custom.guidance is not None:
-            custom.guidance.free()
     unmet = sorted({s.prompt_index for s in searches for beam in s.results() if not beam.is_satisfied})
     if unmet:
         warnings.warn(

@@ -22,6 +22,7 @@ from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.random import seeds_for
 from gpt2kit.generation.row_loop import RowLoop, StoppingCriterion
 from gpt2kit.generation.rows import Generated, OnText, OnToken, RowWatch, Wanted
+from gpt2kit.generation.strategies import choose_loop
 from gpt2kit.generation.text import RowText
 
 DEFAULT_NEW_TOKENS = 20
@@ -44,6 +45,8 @@ def generate(
     tokenizer: Any = None,  # any tokenizer that StreamDecoder takes
     trim_stop_strings: bool = False,
     max_rows: int = DEFAULT_MAX_ROWS,
+    assistant: Engine | None = None,
+    assistant_tokenizer: Any = None,
     **options: Any,
 ) -> list[Generated]:
     """Continue every prompt and return its rows, prompt by prompt, num_return_sequences each.
@@ -67,6 +70,8 @@ def generate(
         tokenizer=tokenizer,
         trim_stop_strings=trim_stop_strings,
         max_rows=max_rows,
+        assistant=assistant,
+        assistant_tokenizer=assistant_tokenizer,
     )
 
 
@@ -87,6 +92,8 @@ def generate_merged(
     trim_stop_strings: bool = False,
     skip_special_tokens: bool = True,
     max_rows: int = DEFAULT_MAX_ROWS,
+    assistant: Engine | None = None,
+    assistant_tokenizer: Any = None,
     starts: Sequence[CachedSequence] | None = None,
     keep_sequences: bool = False,
 ) -> list[Generated]:
@@ -107,6 +114,8 @@ def generate_merged(
     skip_special_tokens: leave special tokens out of the text.
     max_rows: how many rows run at once; it bounds memory and changes no result. The rows of one prompt always
         run together.
+    assistant: a smaller model that guesses tokens ahead, which makes the same text sooner; see speculation.py.
+        With another tokenizer than the model's it needs tokenizer and assistant_tokenizer.
     starts: a sequence of the engine for each prompt that already holds its first `length` ids; it is extended
         and freed like the loop's own.
     keep_sequences: leave every row's sequence alive in Generated.sequence.
@@ -156,30 +165,36 @@ def generate_merged(
     has_callback = on_token is not None or on_text is not None
     guidance = Guidance(engine, options.guidance_scale, negative_prompts) if negative_prompts else None
     custom = Custom(tuple(logits_processor), prefix_allowed_tokens_fn, guidance)
-    if options.num_beams > 1:
-        return beam_search(
-            engine,
-            token_prompts,
-            options,
-            seeds,
-            custom=custom,
-            stopping_criteria=stopping_criteria,
-            watches=watches,
-            is_streamed=has_callback,
-            new_text=lambda: _row_text(tokenizer, options, trim_stop_strings, skip_special_tokens),
-            deadline=deadline,
-            wanted=wanted,
-            starts=starts,
-            max_rows=max_rows,
-        )
-    is_watched = has_callback or bool(options.stop_strings) or deadline is not None
-    observer = observe if is_watched else None
-    if is_standard(engine, options, custom, stopping_criteria) and not wanted and starts is None:
-        assert isinstance(engine, NativeLoop)
-        rows = engine.generate_native(token_prompts, options, seeds, on_token=observer, max_rows=max_rows)
-        return [watch.finish(ids, was_observed=is_watched) for watch, ids in zip(watches, rows, strict=True)]
-    loop = RowLoop(engine, token_prompts, options, seeds, custom, stopping_criteria, observer, wanted, starts)
+    loop_type = choose_loop(engine, options, assistant, tokenizer, assistant_tokenizer)
     try:
+        if options.num_beams > 1:
+            return beam_search(
+                engine,
+                token_prompts,
+                options,
+                seeds,
+                custom=custom,
+                stopping_criteria=stopping_criteria,
+                watches=watches,
+                is_streamed=has_callback,
+                new_text=lambda: _row_text(tokenizer, options, trim_stop_strings, skip_special_tokens),
+                deadline=deadline,
+                wanted=wanted,
+                starts=starts,
+                max_rows=max_rows,
+            )
+        is_watched = has_callback or bool(options.stop_strings) or deadline is not None
+        observer = observe if is_watched else None
+        is_plain = loop_type is None and not wanted and starts is None
+        if is_plain and is_standard(engine, options, custom, stopping_criteria):
+            assert isinstance(engine, NativeLoop)
+            rows = engine.generate_native(token_prompts, options, seeds, on_token=observer, max_rows=max_rows)
+            return [
+                watch.finish(ids, was_observed=is_watched) for watch, ids in zip(watches, rows, strict=True)
+            ]
+        loop = (loop_type or RowLoop)(
+            engine, token_prompts, options, seeds, custom, stopping_criteria, observer, wanted, starts
+        )
         finished = loop.run(max_rows)
     finally:
         if guidance is not None:

@@ -21,6 +21,7 @@ from gpt2kit.config.generation_fields import (
 from gpt2kit.config.watermarking import BaseWatermarkingConfig
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation.beams_constraints import Constraint, constraints_of
+from gpt2kit.generation.strategies import Assistance, Strategy, resolve_assistance, resolve_strategy
 
 # Scores are float32: a divisor past 2 ** 120 or below 2 ** -120 would leave no room for them.
 _MAX_SCALE_BITS = 120
@@ -53,6 +54,8 @@ class Options:
     bad_words_ids: tuple[tuple[int, ...], ...]
     stop_strings: tuple[str, ...]
     max_time: float | None  # seconds
+    strategy: Strategy  # None is greedy decoding or sampling
+    assistance: Assistance
     top_h: float = 0.0
     sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
     encoder_repetition_penalty: float = 1.0
@@ -135,7 +138,7 @@ def resolve(
 
     prompt_lengths: tokens of each prompt, at least 1. default_new_tokens: the length when no layer sets one,
     as far as n_positions allows. negative_lengths: tokens of each negative prompt, if there are any.
-    Raises GenerationError when a prompt and its new tokens exceed n_positions, an id is not in the vocabulary,
+    Raises GenerationError when a prompt and its new tokens exceed n_positions without long_generation, an id is not in the vocabulary,
     or an option needs another that is missing.
     """
     value = {name: getattr(merged, name) for name in CHECKS}
@@ -190,6 +193,8 @@ def resolve(
         bad_words_ids=bad_words,
         stop_strings=tuple(value["stop_strings"] or ()),
         max_time=value["max_time"],
+        strategy=resolve_strategy(merged, model),
+        assistance=resolve_assistance(merged),
         top_h=value["top_h"],
         sequence_bias=biases,
         encoder_repetition_penalty=value["encoder_repetition_penalty"],
@@ -280,11 +285,11 @@ def _max_new_tokens(
                 "raise max_length, or set max_new_tokens"
             )
     else:
-        wanted = min(default, max(room, 1))
-    if wanted > room:
+        wanted = default if merged.long_generation else min(default, max(room, 1))
+    if wanted > room and not merged.long_generation:
         raise GenerationError(
             f"{what} has {longer} tokens and {wanted} new ones are asked for, but n_positions is "
             f"{model.n_positions}; shorten the {what} to {max(model.n_positions - wanted, 0)} tokens or "
-            f"set max_new_tokens to at most {max(room, 0)}"
+            f"set max_new_tokens to at most {max(room, 0)}, or set long_generation='slide'"
         )
     return wanted

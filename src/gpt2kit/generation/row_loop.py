@@ -16,6 +16,7 @@ from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.random import coin
 from gpt2kit.generation.rows import OnToken, Steps, Wanted
 from gpt2kit.generation.sampling import sample
+from gpt2kit.generation.window import window_start
 
 # (ids of the whole sequence with the token just chosen, scores it was chosen from) -> True to end the row
 StoppingCriterion = Callable[[list[int], Scores], bool]
@@ -30,6 +31,7 @@ class Row:
         self.sequence = sequence
         self.ids = list(prompt)  # prompt and new ids
         self.num_prompt_tokens = len(prompt)
+        self.start = 0  # index of the first id that the sequence holds
         self.chain: list[LogitsProcessor] = []
         self.steps = Steps()
 
@@ -90,8 +92,12 @@ class RowLoop:
         return output.logits
 
     def pending(self, row: Row) -> list[int]:
-        """Return the ids that the row's sequence has not seen yet, at least one."""
-        return row.ids[row.sequence.length :]
+        """Return the ids that the row's sequence has not seen yet, at least one; moves the window if it must."""
+        start = window_start(len(row.ids), self.engine.config.n_positions)
+        if start > row.start:
+            row.sequence.truncate(0)
+            row.start = start
+        return row.ids[row.start + row.sequence.length :]
 
     def choose(
         self, row: Row, ids: list[int], logits: Scores, adjust: Callable[[Scores], Scores] | None = None
@@ -130,6 +136,7 @@ class RowLoop:
         """Start another row of the prompt whose first row has just been run."""
         twin = Row(row.prompt_index, index, row.sequence.fork(), self._prompts[row.prompt_index])
         twin.chain = row.chain
+        twin.start = row.start
         return twin
 
     def finish(self, row: Row) -> None:

@@ -27,7 +27,7 @@ def test_the_defaults_of_transformers_are_all_accepted():
     ("options", "message"),
     [
         ({"temprature": 1.0}, "no generation option 'temprature'; did you mean temperature"),
-        ({"xyzzy": 1}, "known options: bad_words_ids"),
+        ({"xyzzy": 1}, "known options: assistant_confidence"),
         ({"num_beams": 0}, "num_beams must be at least 1"),
         ({"use_cache": 1}, "use_cache must be True or False"),
         ({"streamer": object()}, "pass it to the generating call"),
