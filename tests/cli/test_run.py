@@ -104,6 +104,56 @@ def test_temperature_0_is_greedy(run):
     assert run("hello", "-n", "9", "-t", "0").out == run("hello", "-n", "9", "--greedy").out
 
 
+def test_beams_search_instead_of_sampling(run):
+    options = (
+        "-n",
+        "12",
+        "--num-beams",
+        "4",
+        "-N",
+        "3",
+        "--length-penalty",
+        "0",
+        "--early-stopping",
+        "never",
+    )
+    report = json.loads(run("hello", *options, "--json").out)
+    scores = [choice["score"] for choice in report["choices"]]
+    assert len(scores) == 3 and scores == sorted(scores, reverse=True)
+    texts = ["hello" + choice["text"] for choice in report["choices"]]
+    assert run("hello", *options, "--greedy").out == "\n---\n".join(texts) + "\n"
+    assert run("hello", *options[:4]).out == run("hello", *options[:4], "--no-stream").out
+
+
+def test_beams_may_be_sampled_or_grouped(run):
+    def beams(*options):
+        return run("hello", "-n", "12", "--num-beams", "4", "-N", "4", *options).out
+
+    assert (
+        beams("-t", "3", "--seed", "1") == beams("-t", "3", "--seed", "1") != beams("-t", "3", "--seed", "2")
+    )
+    groups = beams("--num-beam-groups", "4", "--diversity-penalty", "99")
+    assert len({text[5:8] for text in groups.split("\n---\n")}) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--num-beams", "2", "-N", "3"),
+            "`num_return_sequences` (3) has to be smaller or equal to `num_beams` (2)",
+        ),
+        (("--num-beams", "4", "--num-beam-groups", "3", "--diversity-penalty", "1"), "should be divisible"),
+        (("--num-beams", "4", "--greedy", "--top-k", "3"), "--greedy excludes --top-k"),
+        (("--num-beams", "2", "--early-stopping", "soon"), "'soon' is not one of 'false', 'true', 'never'"),
+    ],
+)
+def test_beams_that_contradict_are_one_clear_line(run, options, message):
+    result = run("hello", *options)
+    assert (result.code != 0, result.out) == (True, "")
+    assert message in result.err
+
+
 def test_several_continuations_are_separated(run):
     report = json.loads(run("hello", *SAMPLED, "-N", "3", "--json").out)
     texts = ["hello" + choice["text"] for choice in report["choices"]]

@@ -386,6 +386,7 @@ def test_processors_see_each_beam_s_own_ids_and_log_probabilities():
         ({"num_beams": 2, "length_penalty": float("nan")}, "length_penalty must be"),
         ({"num_beams": 2, "length_penalty": 500.0}, "length_penalty=500.0 is too far from 0"),
         ({"num_beams": 2, "length_penalty": -500.0}, "length_penalty=-500.0 is too far from 0"),
+        ({"num_beams": 2, "low_memory": True}, "`low_memory=True` is not supported"),
         ({"num_beams": 0}, "num_beams must be at least 1"),
         ({"num_beams": 2.5}, "num_beams must be"),
         ({"num_beams": True}, "num_beams must be"),
