@@ -94,7 +94,7 @@ class Generated:
     sequence: the engine's sequence, with everything cached but the last id, when it was wanted; the caller
         frees it.
     score, beam_indices: of a strategy with beams, the row's final score, and for each new id the beam (0 to
-        num_beams - 1, of this prompt) that it was appended to.
+        num_beams - 1, of this prompt) that it was appended to; None when a callback ended the row early.
     """
 
     prompt_index: int

@@ -15,6 +15,7 @@ from gpt2kit.generation.beams_candidates import best
 KINDS = {
     "search": {"num_beams": 4, "num_return_sequences": 3},
     "sampling": {"num_beams": 3, "num_return_sequences": 2, "do_sample": True, "temperature": 2.0, "seed": 8},
+    "guidance": {"num_beams": 3, "num_return_sequences": 2, "guidance_scale": 1.5},
     "groups": {"num_beams": 6, "num_beam_groups": 3, "diversity_penalty": 1.5, "num_return_sequences": 4},
     "constraints": {"num_beams": 4, "num_return_sequences": 2, "force_words_ids": [[7, 9], [[3], [11, 12]]]},
 }
