@@ -51,15 +51,20 @@ class FakeEngine:
         return FakeSequence(self)
 
     def forward(self, work, *, logits="last", hidden=False):
-        assert logits == "last"
         assert all(ids for _, ids in work)
         self.batch_sizes.append(len(work))
         outputs = []
         for sequence, ids in work:
             assert not sequence.is_freed
+            start = len(sequence.ids)
             sequence.ids.extend(ids)
             states = np.eye(8, dtype=np.float32)[np.array(ids) % 8] if hidden else None
-            outputs.append(Output(logits=self.logits(sequence.ids), hidden=states))
+            ends = {"last": [len(sequence.ids)], "all": range(start + 1, len(sequence.ids) + 1)}.get(
+                logits, []
+            )
+            rows = [self.logits(sequence.ids[:end]) for end in ends]
+            scores = np.stack(rows) if logits == "all" else rows[0] if rows else None
+            outputs.append(Output(logits=scores, hidden=states))
         return outputs
 
     def logits(self, ids: list[int]) -> np.ndarray:

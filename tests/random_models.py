@@ -65,3 +65,13 @@ def random_model(
 def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Return the largest difference over the largest expected value."""
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def random_pair(seed: int, **overrides: Any) -> tuple[transformers.GPT2LMHeadModel, Any]:
+    """Return the oracle and our torch model with the same random weights."""
+    from gpt2kit.model import GPT2LMHeadModel
+
+    oracle, config, _ = random_model(seed, **overrides)
+    ours = GPT2LMHeadModel(config).eval()
+    ours.load_state_dict(oracle.state_dict())
+    return oracle, ours

@@ -1,5 +1,6 @@
-// From logits to one token: what gpt2kit/generation/processors.py, sampling.py and random.py define, with
-// the same order, the same types and the same sums, so that both choose the same ids.
+// From logits to one token: what bans.py, penalties.py, warpers.py, sampling.py and random.py of
+// gpt2kit/generation define, with the same order, the same types and the same sums, so that both choose the
+// same ids.
 
 #pragma once
 

@@ -112,7 +112,7 @@ class GenerationConfig:
     carried: dict[str, Any]  # what a file brought along that is no field
     _as_read: dict[str, Any] | None  # what a file held, while nothing has changed since
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, /, **options: Any) -> None:
         object.__setattr__(self, "carried", {})
         object.__setattr__(self, "_as_read", None)
         for name in CHECKS:

@@ -10,6 +10,11 @@ from gpt2kit.errors import GenerationError
 
 Check = Callable[[str, Any], Any]
 
+# What the engines compute with: 32-bit integers and floating point numbers.
+LARGEST_INT = 2**31 - 1
+LARGEST_FLOAT = 3.4028234663852886e38
+SMALLEST_FLOAT = 1.1754943508222875e-38  # of those that keep all digits
+
 
 def integer(at_least: int) -> Check:
     """Make the check of an int that is not smaller than `at_least`."""
@@ -20,6 +25,8 @@ def integer(at_least: int) -> Check:
         number = int(value.__index__())
         if number < at_least:
             raise GenerationError(f"{name} must be at least {at_least}, got {number}")
+        if number > LARGEST_INT:
+            raise GenerationError(f"{name} must be at most 2**31 - 1, got {number}")
         return number
 
     return check
@@ -37,9 +44,19 @@ def number(allowed: str, is_allowed: Callable[[float], bool]) -> Check:
                 "; for greedy decoding set do_sample=False" if name == "temperature" and number == 0.0 else ""
             )
             raise GenerationError(f"{name} must be {allowed}, got {value!r}{hint}")
+        if abs(number) > LARGEST_FLOAT:
+            raise GenerationError(f"{name} must be within 32-bit floating point, got {value!r}")
         return number
 
     return check
+
+
+def positive(name: str, value: Any) -> float:
+    """Check a number over 0 that is not 0 in 32-bit floating point either."""
+    checked = float(number("over 0", lambda x: x > 0.0)(name, value))
+    if checked < SMALLEST_FLOAT:
+        raise GenerationError(f"{name} must be over 0 in 32-bit floating point, got {value!r}")
+    return checked
 
 
 def choice(*allowed: Any) -> Check:
@@ -172,6 +189,6 @@ def _bias(name: str, value: Any) -> float:
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         raise GenerationError(f"a bias of {name} must be a number, got {value!r}")
     bias = float(value)
-    if math.isnan(bias) or bias == math.inf:
-        raise GenerationError(f"a bias of {name} must be a number below infinity, got {value!r}")
+    if not (bias == -math.inf or abs(bias) <= LARGEST_FLOAT):
+        raise GenerationError(f"a bias of {name} must be a 32-bit number below infinity, got {value!r}")
     return bias

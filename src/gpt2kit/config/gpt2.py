@@ -94,7 +94,7 @@ class GPT2Config:
     num_attention_heads: int
     num_hidden_layers: int
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, /, **settings: Any) -> None:
         self._name_or_path = ""
         self._output_attentions: bool | None = False
         self._attn_implementation: str | None = None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gpt2kit.config.generation_checks import LARGEST_FLOAT
 from gpt2kit.config.json_file import write_json
 from gpt2kit.errors import GenerationError
 
@@ -71,7 +71,7 @@ class BaseWatermarkingConfig:
 class WatermarkingConfig(BaseWatermarkingConfig):
     """A watermark of green tokens (Kirchenbauer et al., "A watermark for large language models", 2023).
 
-    greenlist_ratio: the part of the vocabulary that is green, from 0 to 1.
+    greenlist_ratio: the part of the vocabulary that is green, between 0 and 1.
     bias: added to the scores of green tokens.
     hashing_key: the secret, a prime such as the millionth.
     seeding_scheme: "lefthash" (the green list depends on the last token) or "selfhash" (on the candidate
@@ -97,10 +97,10 @@ class WatermarkingConfig(BaseWatermarkingConfig):
         """Raise GenerationError for a value that cannot be used."""
         if self.seeding_scheme not in SEEDING_SCHEMES:
             raise _wrong("seeding_scheme", "'lefthash' or 'selfhash'", self.seeding_scheme)
-        if not _is_number(self.greenlist_ratio) or not 0.0 <= self.greenlist_ratio <= 1.0:
-            raise _wrong("greenlist_ratio", "from 0 to 1", self.greenlist_ratio)
+        if not _is_number(self.greenlist_ratio) or not 0.0 < self.greenlist_ratio < 1.0:
+            raise _wrong("greenlist_ratio", "between 0 and 1", self.greenlist_ratio)
         if not _is_number(self.bias):
-            raise _wrong("bias", "a finite number", self.bias)
+            raise _wrong("bias", "a finite 32-bit number", self.bias)
         if not _is_int(self.hashing_key) or not 0 < self.hashing_key < 2**63:
             raise _wrong("hashing_key", "an int from 1 to 2**63-1", self.hashing_key)
         if not _is_int(self.context_width) or self.context_width < 1:
@@ -181,7 +181,7 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_FLOAT
 
 
 def _wrong(name: str, allowed: str, value: Any) -> GenerationError:

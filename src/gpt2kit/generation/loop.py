@@ -13,10 +13,14 @@ from typing import Any
 
 from gpt2kit.config import GenerationConfig
 from gpt2kit.errors import GenerationError
+from gpt2kit.generation.batch import BatchCriterion, BatchProcessor
 from gpt2kit.generation.beams import beam_search
 from gpt2kit.generation.guidance import Guidance
+from gpt2kit.generation.healing import heal_prompts
+from gpt2kit.generation.lock_step import LockStepLoop
 from gpt2kit.generation.options import Options, merge, resolve
 from gpt2kit.generation.processors import AllowedTokens, Custom, LogitsProcessor
+from gpt2kit.generation.prompts import checked_prompts, negative_prompts_of
 from gpt2kit.generation.protocol import Engine, NativeLoop
 from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.random import seeds_for
@@ -117,16 +121,16 @@ def generate_merged(
     assistant: a smaller model that guesses tokens ahead, which makes the same text sooner; see speculation.py.
         With another tokenizer than the model's it needs tokenizer and assistant_tokenizer.
     starts: a sequence of the engine for each prompt that already holds its first `length` ids; it is extended
-        and freed like the loop's own.
+        and freed like the loop's own. It may hold more before them, and a prompt may have no ids then.
     keep_sequences: leave every row's sequence alive in Generated.sequence.
 
     Raises GenerationError before any work for options that cannot be met, and for scores that leave no
     choice.
     """
     wanted = Wanted.of(merged, sequence=keep_sequences)
-    token_prompts = _checked_prompts(engine, prompts, merged)
+    token_prompts = checked_prompts(engine, prompts, merged, may_be_empty=starts is not None)
     prompt_lengths = [len(prompt) for prompt in token_prompts]
-    negative_prompts = _negative_prompts(engine, token_prompts, negative_prompt_ids, merged)
+    negative_prompts = negative_prompts_of(engine, token_prompts, negative_prompt_ids, merged)
     options = resolve(
         merged,
         engine.config,
@@ -140,8 +144,19 @@ def generate_merged(
     if tokenizer is None and (options.stop_strings or on_text is not None):
         what = "stop_strings are" if options.stop_strings else "on_text is"
         raise GenerationError(f"{what} about text, so the model's tokenizer is needed; pass tokenizer=")
+    if tokenizer is None and merged.token_healing:
+        raise GenerationError(
+            " When generating with token healing, you must pass the model's tokenizer to the `tokenizer` argument"
+        )
     if not token_prompts:
         return []
+    unhealed = token_prompts
+    if merged.token_healing:
+        token_prompts = heal_prompts(engine, tokenizer, unhealed)
+        negative_prompts = negative_prompts_of(engine, token_prompts, negative_prompt_ids, merged)
+    changed_ends = [
+        (old[-1], new[-1]) if old != new else None for old, new in zip(unhealed, token_prompts, strict=True)
+    ]
     deadline = None if options.max_time is None else time.monotonic() + options.max_time
     watches = [
         RowWatch(
@@ -150,7 +165,10 @@ def generate_merged(
             seeds[prompt_index],
             prompt_lengths[prompt_index],
             options,
-            text=_row_text(tokenizer, options, trim_stop_strings, skip_special_tokens),
+            healed_prompt=token_prompts[prompt_index] if merged.token_healing else None,
+            text=_row_text(
+                tokenizer, options, trim_stop_strings, skip_special_tokens, changed_ends[prompt_index]
+            ),
             deadline=None if options.num_beams > 1 else deadline,
             on_token=on_token,
             on_text=on_text,
@@ -166,6 +184,10 @@ def generate_merged(
     guidance = Guidance(engine, options.guidance_scale, negative_prompts) if negative_prompts else None
     custom = Custom(tuple(logits_processor), prefix_allowed_tokens_fn, guidance)
     loop_type = choose_loop(engine, options, assistant, tokenizer, assistant_tokenizer)
+    is_batchwise = any(
+        isinstance(item, (BatchProcessor, BatchCriterion)) for item in (*logits_processor, *stopping_criteria)
+    )
+    plain_loop = LockStepLoop if is_batchwise else RowLoop
     try:
         if options.num_beams > 1:
             return beam_search(
@@ -192,7 +214,7 @@ def generate_merged(
             return [
                 watch.finish(ids, was_observed=is_watched) for watch, ids in zip(watches, rows, strict=True)
             ]
-        loop = (loop_type or RowLoop)(
+        loop = (loop_type or plain_loop)(
             engine, token_prompts, options, seeds, custom, stopping_criteria, observer, wanted, starts
         )
         finished = loop.run(max_rows)
@@ -217,54 +239,21 @@ def is_standard(
     )
 
 
-def _negative_prompts(
-    engine: Engine,
-    prompts: list[list[int]],
-    negative_prompts: Sequence[Sequence[int]] | None,
-    merged: GenerationConfig,
-) -> list[list[int]]:
-    """Return one negative prompt for each prompt when there is guidance, and none otherwise."""
-    if merged.guidance_scale in (None, 1.0):
-        if negative_prompts is not None:
-            raise GenerationError("negative_prompt_ids only act with a guidance_scale other than 1; set one")
-        return []
-    if negative_prompts is None:
-        return [prompt[-1:] for prompt in prompts]
-    checked = _checked_prompts(engine, negative_prompts, merged, what="negative prompt")
-    if len(checked) == 1:
-        return checked * len(prompts)
-    if len(checked) != len(prompts):
-        raise GenerationError(
-            f"negative_prompt_ids has {len(checked)} rows for {len(prompts)} prompts; give one for each, or one"
-        )
-    return checked
-
-
-def _checked_prompts(
-    engine: Engine, prompts: Sequence[Sequence[int]], merged: GenerationConfig, what: str = "prompt"
-) -> list[list[int]]:
-    vocab_size = engine.config.vocab_size
-    checked = []
-    for index, prompt in enumerate(prompts):
-        ids = [int(token_id) for token_id in prompt]
-        for token_id in ids:
-            if not 0 <= token_id < vocab_size:
-                raise GenerationError(
-                    f"{what} {index} holds token id {token_id}; the vocabulary has ids 0 to {vocab_size - 1}"
-                )
-        if not ids:
-            bos = merged.bos_token_id if merged.bos_token_id is not None else engine.config.bos_token_id
-            if bos is None:
-                raise GenerationError(f"{what} {index} is empty and there is no bos_token_id to start from")
-            ids = [bos]
-        checked.append(ids)
-    return checked
-
-
-def _row_text(tokenizer: Any, options: Options, trim: bool, skip_special_tokens: bool) -> RowText | None:
+def _row_text(
+    tokenizer: Any,
+    options: Options,
+    trim: bool,
+    skip_special_tokens: bool,
+    changed_end: tuple[int, int] | None = None,
+) -> RowText | None:
+    """Make the text of a row; changed_end: the last id of the prompt before and after it was healed."""
     if tokenizer is None:
         return None
     from gpt2kit.tokenizer import StreamDecoder
 
     decoder = StreamDecoder(tokenizer, skip_special_tokens=skip_special_tokens)
-    return RowText(decoder, options.stop_strings, trim=trim)
+    beginning = ""
+    if changed_end is not None:
+        old, new = changed_end
+        beginning = decoder.push(new).removeprefix(StreamDecoder(tokenizer).push(old))
+    return RowText(decoder, options.stop_strings, trim=trim, beginning=beginning)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from itertools import chain, zip_longest
 from typing import Any
@@ -91,12 +91,13 @@ def merge(
     config: GenerationConfig | None = None,
     model_config: GenerationConfig | None = None,
     defaults: Mapping[str, Any] | None = None,
+    acted_on: Collection[str] = (),
 ) -> GenerationConfig:
     """Join the layers, first one wins: options of the call, config passed, the model's own, defaults.
 
     A length in one layer hides the lengths (max_length, max_new_tokens) of the layers below it, and sampling
     options of `defaults` are taken only when sampling. Warns when options of the call or of `config` have no
-    effect.
+    effect. acted_on: fields that generation itself refuses and the caller sees to.
     """
     merged = GenerationConfig()
     asked = GenerationConfig()
@@ -109,7 +110,7 @@ def merge(
     _fill(merged, asked.options())
     if model_config is not None:
         _fill(merged, model_config.options())
-    for name in UNSUPPORTED:
+    for name in UNSUPPORTED.keys() - set(acted_on):
         check_supported(name, getattr(merged, name))
     if defaults is not None:
         do_sample = merged.do_sample if merged.do_sample is not None else defaults.get("do_sample", False)
@@ -138,8 +139,8 @@ def resolve(
 
     prompt_lengths: tokens of each prompt, at least 1. default_new_tokens: the length when no layer sets one,
     as far as n_positions allows. negative_lengths: tokens of each negative prompt, if there are any.
-    Raises GenerationError when a prompt and its new tokens exceed n_positions without long_generation, an id is not in the vocabulary,
-    or an option needs another that is missing.
+    Raises GenerationError when a prompt and its new tokens exceed n_positions without long_generation, an id
+    is not in the vocabulary, or an option needs another that is missing.
     """
     value = {name: getattr(merged, name) for name in CHECKS}
     value = {name: DEFAULTS.get(name) if item is None else item for name, item in value.items()}

@@ -21,7 +21,8 @@ def penalize_repetition(token_ids: Sequence[int], scores: Scores, penalty: float
     factor = np.float32(penalty)
     out: Scores = scores.copy()
     old = scores[seen]
-    out[seen] = np.where(old < 0, old * factor, old / factor)
+    with np.errstate(over="ignore"):
+        out[seen] = np.where(old < 0, old * factor, old / factor)
     return out
 
 
@@ -51,12 +52,14 @@ def bias_sequences(token_ids: Sequence[int], scores: Scores, biases: SequenceBia
         for ids, amount in biases:
             if len(ids) == length and ids[:-1] == end:
                 bias[ids[-1]] += np.float32(amount)
-    return scores + bias
+    with np.errstate(over="ignore"):
+        return scores + bias
 
 
 def decay_length(scores: Scores, eos_token_ids: Sequence[int], factor: float, num_past: int) -> Scores:
-    """Add |score| * (factor ** num_past - 1) to the end tokens; to none that is not finite.
+    """Add |score| * (factor ** num_past - 1) to the end tokens, but to none that is banned.
 
+    A banned one is not finite, or the least float32 after make_finite.
     num_past: tokens past the start of the decay, at least 1. The amount is at most the largest float32.
     """
     try:
@@ -67,7 +70,7 @@ def decay_length(scores: Scores, eos_token_ids: Sequence[int], factor: float, nu
     out: Scores = scores.copy()
     old = scores[ids]
     with np.errstate(over="ignore", invalid="ignore"):
-        out[ids] = np.where(np.isfinite(old), old + np.abs(old) * np.float32(growth), old)
+        out[ids] = np.where(np.abs(old) < _LARGEST, old + np.abs(old) * np.float32(growth), old)
     return out
 
 
@@ -92,4 +95,5 @@ def mix_guidance(scores: Scores, unconditional: Scores, scale: float) -> Scores:
     rounded once.
     """
     conditioned, free = log_softmax(scores), log_softmax(unconditional)
-    return (scale * (conditioned - free) + free).astype(np.float32)
+    with np.errstate(over="ignore"):
+        return (scale * (conditioned - free) + free).astype(np.float32)

@@ -21,6 +21,7 @@ from gpt2kit.generation.bans import (
     ban_words,
     force_tokens,
 )
+from gpt2kit.generation.batch import BatchProcessor
 from gpt2kit.generation.guidance import Guidance
 from gpt2kit.generation.options import Options
 from gpt2kit.generation.penalties import (
@@ -202,7 +203,12 @@ def process(chain: Sequence[LogitsProcessor], token_ids: list[int], scores: Scor
 
 
 def checked_custom(processor: LogitsProcessor) -> LogitsProcessor:
-    """Wrap a caller's processor: a wrong shape or type is one clear error, and its scores are float32."""
+    """Wrap a caller's processor: a wrong shape or type is one clear error, and its scores are float32.
+
+    One for whole batches is returned as it is, for the loop to recognise.
+    """
+    if isinstance(processor, BatchProcessor):
+        return processor
 
     def run(token_ids: list[int], scores: Scores) -> Scores:
         result = np.asarray(processor(token_ids, scores.copy()))

@@ -60,11 +60,16 @@ class RowLoop:
         self._prompts = prompts
         self._seeds = seeds
         self._custom = custom
-        self._stopping_criteria = stopping_criteria
+        self.stopping_criteria = stopping_criteria
         self._on_token = on_token
         self._wanted = wanted
         self._starts = starts
         self._done: dict[tuple[int, int], Row] = {}
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are in all."""
+        return len(self._prompts) * self.options.num_return_sequences
 
     def run(self, max_rows: int) -> list[Row]:
         """Return all rows, prompt by prompt; their sequences are freed unless they are wanted."""
@@ -109,9 +114,19 @@ class RowLoop:
         scores = process(row.chain, ids, logits)
         if adjust is not None:
             scores = adjust(scores)
+        return self.pick(row, len(ids), scores), scores
+
+    def pick(self, row: Row, position: int, scores: Scores) -> int:
+        """Return the token at a position of a row that processed scores and the row's random numbers give."""
         sampled = self.options.do_sample
-        chance = coin(self._seeds[row.prompt_index], row.row, len(ids)) if sampled else None
-        return sample(scores, chance), scores
+        chance = coin(self._seeds[row.prompt_index], row.row, position) if sampled else None
+        return sample(scores, chance)
+
+    def choose_all(self, rows: Sequence[Row], outputs: Sequence[Output]) -> list[tuple[int, Scores]]:
+        """Return the next token of each row and the processed scores that it was chosen from."""
+        return [
+            self.choose(row, row.ids, self.logits(output)) for row, output in zip(rows, outputs, strict=True)
+        ]
 
     def append(self, row: Row, token_id: int, scores: Scores) -> bool:
         """Append a chosen token to the row and return True when the row ends with it."""
@@ -122,7 +137,11 @@ class RowLoop:
         if self._on_token is not None and self._on_token(row.prompt_index, row.row, token_id):
             is_done = True
         # Every criterion is asked, so that one with a memory sees every token.
-        return any([bool(criterion(row.ids, scores)) for criterion in self._stopping_criteria]) or is_done
+        return any([bool(criterion(row.ids, scores)) for criterion in self.stopping_criteria]) or is_done
+
+    def append_all(self, rows: Sequence[Row], chosen: Sequence[tuple[int, Scores]]) -> list[bool]:
+        """Append each row's token and say which rows end with it."""
+        return [self.append(row, *choice) for row, choice in zip(rows, chosen, strict=True)]
 
     def join(self, prompt_index: int) -> Row:
         """Start the first row of a prompt."""
@@ -159,12 +178,11 @@ class RowLoop:
                 outputs.append(output)
         if self._custom.guidance is not None:
             self._custom.guidance.advance([(row.prompt_index, row.new_ids) for row in active])
-        still_active = []
-        for row, output in zip(active, outputs, strict=True):
-            token_id, scores = self.choose(row, row.ids, self.logits(output))
+        chosen = self.choose_all(active, outputs)
+        for row, output, (_, scores) in zip(active, outputs, chosen, strict=True):
             row.steps.add(self._wanted, output, scores)
-            if self.append(row, token_id, scores):
+        is_done = self.append_all(active, chosen)
+        for row, done in zip(active, is_done, strict=True):
+            if done:
                 self.finish(row)
-            else:
-                still_active.append(row)
-        active[:] = still_active
+        active[:] = [row for row, done in zip(active, is_done, strict=True) if not done]

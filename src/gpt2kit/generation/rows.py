@@ -93,6 +93,7 @@ class Generated:
     steps: what was kept of each step, when something was wanted.
     sequence: the engine's sequence, with everything cached but the last id, when it was wanted; the caller
         frees it.
+    prompt_ids: the prompt as token_healing left it, when it was asked for; its new text is in `text` too.
     score, beam_indices: of a strategy with beams, the row's final score, and for each new id the beam (0 to
         num_beams - 1, of this prompt) that it was appended to; None when a callback ended the row early.
     """
@@ -107,6 +108,7 @@ class Generated:
     stop_string: str | None = None
     steps: Steps | None = None
     sequence: Sequence | None = None
+    prompt_ids: list[int] | None = None
     score: float | None = None
     beam_indices: list[int] | None = None
 
@@ -122,6 +124,7 @@ class RowWatch:
         num_prompt_tokens: int,
         options: Options,
         *,
+        healed_prompt: list[int] | None = None,
         text: RowText | None,
         deadline: float | None,
         on_token: OnToken | None,
@@ -132,6 +135,7 @@ class RowWatch:
         self._seed = seed
         self._num_prompt_tokens = num_prompt_tokens
         self._options = options
+        self._healed_prompt = healed_prompt
         self._text = text
         self._deadline = deadline
         self._on_token = on_token
@@ -176,6 +180,7 @@ class RowWatch:
             finish_reason=self._finish_reason(ids, stop_string),
             text=text,
             stop_string=stop_string,
+            prompt_ids=self._healed_prompt,
         )
 
     def _finish_reason(self, ids: list[int], stop_string: str | None) -> str:

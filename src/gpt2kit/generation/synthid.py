@@ -48,11 +48,11 @@ def play_tournament(new_ids: Sequence[int], scores: Scores, config: SynthIDTextW
     candidates = np.arange(len(scores), dtype=np.int64)[:, None]
     g_values = _flips(_hash(candidates, context_hashes[-1]), config)
     probabilities = weights(scores)
-    probabilities /= np.cumsum(probabilities)[-1]
-    for column in g_values.T:
-        mass = float(np.cumsum(column * probabilities)[-1])
-        probabilities *= 1 + column - mass
-    with np.errstate(divide="ignore"):
+    probabilities /= probabilities.sum()
+    for column in g_values.T.astype(np.float64):
+        mass = float((column * probabilities).sum())
+        probabilities *= column + (1 - mass)
+    with np.errstate(divide="ignore", invalid="ignore"):  # rounding leaves some a little below 0
         logs = np.log(probabilities)
     least = np.finfo(np.float32).min
     return np.where(np.isfinite(logs), logs, least).astype(np.float32)

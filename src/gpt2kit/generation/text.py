@@ -28,8 +28,12 @@ class RowText:
     token that completed the stop string, as Transformers does, and nothing is held back.
     """
 
-    def __init__(self, decoder: Decoder, stop_strings: Sequence[str], *, trim: bool) -> None:
+    def __init__(
+        self, decoder: Decoder, stop_strings: Sequence[str], *, trim: bool, beginning: str = ""
+    ) -> None:
+        """Take a decoder of new ids; `beginning` is text that comes before theirs."""
         self._decoder = decoder
+        self._beginning = beginning
         self._stop_strings = tuple(stop_strings)
         self._longest = max((len(stop) for stop in stop_strings), default=0)
         self._trim = trim
@@ -52,7 +56,9 @@ class RowText:
 
     def push(self, token_id: int) -> str:
         """Take one id and return the text to show now; sets `stop_string` when one was found."""
-        return self._show(self._search(self._decoder.push(token_id)))
+        piece = self._beginning + self._decoder.push(token_id)
+        self._beginning = ""
+        return self._show(self._search(piece))
 
     def finish(self) -> str:
         """Return the text that is left; none after a stop string that was trimmed."""

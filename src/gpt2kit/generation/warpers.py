@@ -15,7 +15,8 @@ TOP_H_CANDIDATES = 100
 
 def scale_temperature(scores: Scores, temperature: float) -> Scores:
     """Divide the scores by float32(temperature)."""
-    scaled: Scores = scores / np.float32(temperature)
+    with np.errstate(over="ignore"):  # the least float32, of a score that remove_invalid_values made finite
+        scaled: Scores = scores / np.float32(temperature)
     return scaled
 
 
@@ -23,12 +24,13 @@ def keep_top_h(scores: Scores, top_h: float) -> Scores:
     """Keep the most probable tokens that hold `top_h` of the entropy, out of the first 100.
 
     (Potraghloo et al., "Top-H decoding", 2025.) Of the 100 highest scores, descending, a token stays if the sum
-    of -p * log p up to it, p among these 100, is at most top_h times the whole. The first always stays.
+    of -p * log p up to it, p among these 100, is at most top_h times the whole; the first always does.
     """
-    order = _descending(scores, np.flatnonzero(scores > -np.inf))[:TOP_H_CANDIDATES]
+    is_high = (scores >= _kth_largest(scores, TOP_H_CANDIDATES)) & (scores > -np.inf)
+    order = _descending(scores, np.flatnonzero(is_high))[:TOP_H_CANDIDATES]
     _, p, log_p = distribution(scores[order])
     terms = np.cumsum(-p * log_p)
-    stays = terms <= top_h * terms[-1]
+    stays = (terms <= top_h * terms[-1]) & (p > 0.0)
     stays[0] = True
     return keep(scores, order[stays])
 

@@ -39,7 +39,8 @@ def favor_green(token_ids: Sequence[int], scores: Scores, config: WatermarkingCo
         size = _greenlist_size(len(scores), config)
         green = permutation(_seed(token_ids, config), len(scores), size)
     out: Scores = scores.copy()
-    out[np.asarray(green, dtype=np.int64)] += np.float32(config.bias)
+    with np.errstate(over="ignore"):
+        out[np.asarray(green, dtype=np.int64)] += np.float32(config.bias)
     return out
 
 

@@ -8,7 +8,8 @@ from gpt2kit.model.auto import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
-from gpt2kit.model.cache import DynamicCache
+from gpt2kit.model.cache import DynamicCache, EncoderDecoderCache, QuantizedCache, StaticCache
+from gpt2kit.model.cache_base import Cache
 from gpt2kit.model.double_heads import GPT2DoubleHeadsModel, GPT2SequenceSummary
 from gpt2kit.model.gpt2 import GPT2LMHeadModel, GPT2Model, GPT2PreTrainedModel
 from gpt2kit.model.heads import (
@@ -34,8 +35,10 @@ __all__ = [
     "AutoModelForSequenceClassification",
     "AutoModelForTokenClassification",
     "BaseModelOutputWithPastAndCrossAttentions",
+    "Cache",
     "CausalLMOutputWithCrossAttentions",
     "DynamicCache",
+    "EncoderDecoderCache",
     "GPT2DoubleHeadsModel",
     "GPT2DoubleHeadsModelOutput",
     "GPT2ForQuestionAnswering",
@@ -46,7 +49,9 @@ __all__ = [
     "GPT2PreTrainedModel",
     "GPT2SequenceSummary",
     "ModelOutput",
+    "QuantizedCache",
     "QuestionAnsweringModelOutput",
     "SequenceClassifierOutputWithPast",
+    "StaticCache",
     "TokenClassifierOutput",
 ]

@@ -1,93 +1,179 @@
-"""The keys and values that attention has already seen.
+"""The keys and values that attention has already seen, for all layers of a model.
 
-DynamicCache holds one batch of equally long rows. RaggedCache puts the caches of unequal rows side by side.
+A Cache (cache_base.py) is a list of layers (cache_layers.py, cache_quantized.py). DynamicCache grows, StaticCache
+takes its memory at once, QuantizedCache keeps old positions in few bits; EncoderDecoderCache pairs a cache for
+self-attention with one for cross-attention. RaggedCache puts caches of unequal rows side by side.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from gpt2kit.config import GPT2Config
+from gpt2kit.model.cache_base import Cache
+from gpt2kit.model.cache_layers import DynamicLayer, StaticLayer
+from gpt2kit.model.cache_quantized import QuantizedLayer
 
-class DynamicCache:
-    """Keys and values of every layer, (B, H, S, D) each, growing at the end.
 
-    Storage doubles when it is full, so appending one position costs O(1) amortised instead of a copy of all
-    before it. While autograd records, positions are concatenated instead, because an earlier step's backward
-    needs its keys unchanged. Returned tensors are views that hold until the next update.
+class DynamicCache(Cache):
+    """A cache that grows with the text; the one that a model makes when none is given."""
+
+    def __init__(
+        self,
+        ddp_cache_data: Iterable[Sequence[Tensor | None]] | None = None,
+        config: GPT2Config | None = None,
+        offloading: bool = False,
+        offload_only_non_sliding: bool = False,
+    ) -> None:
+        """Make an empty cache, or one that holds ddp_cache_data: (keys, values) of each layer.
+
+        config: make all of its layers at once. offload_only_non_sliding changes nothing, as no layer slides.
+        """
+        make = partial(DynamicLayer, offloading=offloading)
+        super().__init__(layer_class_to_replicate=make)
+        self.layers = [make() for _ in range(config.n_layer if config is not None else 0)]
+        for layer_idx, (keys, values, *_) in enumerate(ddp_cache_data or ()):
+            if keys is not None and values is not None:
+                self.update(keys, values, layer_idx)
+            elif layer_idx == len(self.layers):
+                self.layers.append(make())
+
+
+class StaticCache(Cache):
+    """A cache that takes memory for max_cache_len positions at once and reuses it after reset().
+
+    Attention runs over the positions filled only. A text that is longer than planned takes more memory.
     """
 
-    def __init__(self) -> None:
-        self._keys: list[Tensor] = []
-        self._values: list[Tensor] = []
-        self._lengths: list[int] = []
-        # Positions that there is storage for; 0 when the tensors are not ours to write to.
-        self._capacities: list[int] = []
+    def __init__(
+        self,
+        config: GPT2Config,
+        max_cache_len: int,
+        offloading: bool = False,
+        offload_only_non_sliding: bool = True,
+    ) -> None:
+        """max_cache_len: positions to plan for. offload_only_non_sliding changes nothing: no layer slides."""
+        super().__init__(layers=[StaticLayer(max_cache_len, offloading) for _ in range(config.n_layer)])
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """Append key and value (B, H, T, D) to a layer; return all of its keys and values (B, H, S, D).
+    @property
+    def max_cache_len(self) -> int:
+        """Number of positions that there is room for."""
+        return self.get_max_length()
 
-        Layers come in order on the first pass.
+
+class QuantizedCache(Cache):
+    """A cache that keeps all but the newest positions in 8 or 4 bits; see cache_quantized.py."""
+
+    def __init__(
+        self,
+        backend: str = "gpt2kit",
+        config: GPT2Config | None = None,
+        nbits: int | None = None,
+        axis_key: int | None = None,
+        axis_value: int | None = None,
+        q_group_size: int | None = None,
+        residual_length: int | None = None,
+    ) -> None:
+        """Choose how: nbits 4 (default) or 8, in groups of q_group_size (64) numbers.
+
+        residual_length: how many of the newest positions, at least, stay as they are (128).
+        backend: "gpt2kit"; "quanto" and "hqq" are taken too, and done by the same code.
+        axis_key, axis_value: only 0, how other back ends call it to leave the layout of groups alone.
+        config: make all layers at once.
+        Raises ValueError for anything else.
         """
-        if layer_idx == len(self._keys):
-            self._keys.append(key[:, :, :0])
-            self._values.append(value[:, :, :0])
-            self._lengths.append(0)
-            self._capacities.append(0)
-        start = self._lengths[layer_idx]
-        end = start + key.shape[2]
-        held_key, held_value = self._keys[layer_idx], self._values[layer_idx]
-        if torch.is_grad_enabled() and (key.requires_grad or held_key.requires_grad):
-            held_key = torch.cat((held_key[:, :, :start], key), dim=2) if start else key
-            held_value = torch.cat((held_value[:, :, :start], value), dim=2) if start else value
-            self._capacities[layer_idx] = 0
-        else:
-            if end > self._capacities[layer_idx]:
-                capacity = max(end, 2 * start)
-                held_key = _grow(held_key, start, capacity)
-                held_value = _grow(held_value, start, capacity)
-                self._capacities[layer_idx] = capacity
-            held_key[:, :, start:end] = key
-            held_value[:, :, start:end] = value
-        self._keys[layer_idx], self._values[layer_idx] = held_key, held_value
-        self._lengths[layer_idx] = end
-        return held_key[:, :, :end], held_value[:, :, :end]
+        if backend not in ("gpt2kit", "quanto", "hqq"):
+            raise ValueError(f"Unknown quantization backend `{backend}`; use gpt2kit, quanto or hqq")
+        nbits = 4 if nbits is None else nbits
+        if nbits not in (4, 8):
+            raise ValueError(f"nbits is {nbits!r}; a quantized cache has 4 or 8")
+        for name, axis in (("axis_key", axis_key), ("axis_value", axis_value)):
+            if axis not in (None, 0):
+                raise ValueError(f"{name} is {axis!r}; it must be 0: how groups lie is not a choice here")
+        group_size = 64 if q_group_size is None else q_group_size
+        if group_size < 1:
+            raise ValueError(f"q_group_size is {group_size}; it must be at least 1")
+        num_exact = 128 if residual_length is None else residual_length
+        if num_exact < 0:
+            raise ValueError(f"residual_length is {num_exact}; it must be at least 0")
+        make = partial(QuantizedLayer, nbits, group_size, num_exact)
+        super().__init__(layer_class_to_replicate=make)
+        self.layers = [make() for _ in range(config.n_layer if config is not None else 0)]
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Number of positions held (S)."""
-        return self._lengths[layer_idx] if self._lengths else 0
 
-    def truncate(self, length: int) -> None:
-        """Keep the first `length` positions; a longer length than the cache's changes nothing."""
-        self._lengths = [min(length, held) for held in self._lengths]
+class EncoderDecoderCache(Cache):
+    """A cache for self-attention, which the methods are about, and one for attention to an encoder.
 
-    def clone(self) -> "DynamicCache":
-        """Copy the cache; the copy and the original grow apart."""
-        other = DynamicCache()
-        other._keys = [k[:, :, :n].clone() for k, n in zip(self._keys, self._lengths, strict=True)]
-        other._values = [v[:, :, :n].clone() for v, n in zip(self._values, self._lengths, strict=True)]
-        other._lengths = list(self._lengths)
-        other._capacities = list(self._lengths)
-        return other
+    is_updated[layer_idx]: whether the second holds the encoder's keys and values of that layer already.
+    """
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Make row i what row beam_idx[i] was; beam_idx (B,) may repeat or drop rows."""
-        self._keys = [k.index_select(0, beam_idx.to(k.device)) for k in self._keys]
-        self._values = [v.index_select(0, beam_idx.to(v.device)) for v in self._values]
-        self._capacities = [k.shape[2] for k in self._keys]
+    def __init__(self, *caches: Any) -> None:
+        """Take the two caches, or one iterable with the four tensors of each layer.
+
+        Those are the keys and values of self-attention, then of cross-attention; six, with the sliding window
+        that goes with each pair, are taken too.
+        """
+        if len(caches) == 1:
+            layers = [tuple(layer) for layer in caches[0]]
+            if any(len(layer) not in (4, 6) for layer in layers):
+                raise ValueError(f"a layer has 4 or 6 tensors; got {[len(layer) for layer in layers]}")
+            caches = (
+                DynamicCache([layer[:2] for layer in layers]),
+                DynamicCache([layer[len(layer) // 2 :][:2] for layer in layers]),
+            )
+        if len(caches) != 2:
+            raise ValueError(
+                f"give a self-attention and a cross-attention cache; got {len(caches)} arguments"
+            )
+        if not all(isinstance(cache, Cache) for cache in caches):
+            raise TypeError(f"a cache is needed twice; got {[type(cache).__name__ for cache in caches]}")
+        self.self_attention_cache: Cache = caches[0]
+        self.cross_attention_cache: Cache = caches[1]
+        self.is_updated = {
+            layer_idx: layer.get_seq_length() > 0
+            for layer_idx, layer in enumerate(self.cross_attention_cache.layers)
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(self_attention_cache={self.self_attention_cache}, "
+            f"cross_attention_cache={self.cross_attention_cache})"
+        )
+
+    @property
+    def layers(self) -> list[DynamicLayer]:  # type: ignore[override]  # the self-attention cache holds them
+        """The layers of the self-attention cache."""
+        return self.self_attention_cache.layers
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Append to a layer of the self-attention cache; see Cache.update."""
+        return self.self_attention_cache.update(key_states, value_states, layer_idx)
 
     def reset(self) -> None:
-        """Forget everything."""
-        self._keys, self._values, self._lengths, self._capacities = [], [], [], []
+        """Forget everything, the encoder too."""
+        self.self_attention_cache.reset()
+        self.cross_attention_cache.reset()
+        self.is_updated = dict.fromkeys(self.is_updated, False)
 
-    def __len__(self) -> int:
-        """Number of layers held."""
-        return len(self._keys)
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Make row i of both caches what row beam_idx[i] was."""
+        self.self_attention_cache.reorder_cache(beam_idx)
+        self.cross_attention_cache.reorder_cache(beam_idx)
 
-    def __getitem__(self, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, H, S, D) of a layer."""
-        length = self._lengths[layer_idx]
-        return self._keys[layer_idx][:, :, :length], self._values[layer_idx][:, :, :length]
+    def fork(self) -> "EncoderDecoderCache":
+        """Return a pair that holds the same and grows on its own."""
+        other = EncoderDecoderCache(self.self_attention_cache.fork(), self.cross_attention_cache.fork())
+        other.is_updated = dict(self.is_updated)
+        return other
+
+    def __iter__(self) -> Iterator[tuple[Tensor | None, ...]]:
+        """Go through the layers' six: keys, values, None of self-attention, then of cross-attention."""
+        for own, cross in zip(self.self_attention_cache, self.cross_attention_cache, strict=False):
+            yield own + cross
 
 
 class RaggedCache:
@@ -97,7 +183,7 @@ class RaggedCache:
     turn. There is no padding, and no row can see another.
     """
 
-    def __init__(self, caches: list[DynamicCache], num_new: list[int]) -> None:
+    def __init__(self, caches: Sequence[Cache], num_new: list[int]) -> None:
         """caches: one a row, each with batch size 1. num_new: how many new positions each row brings."""
         self.caches = caches
         self.pasts = [cache.get_seq_length() for cache in caches]
@@ -115,10 +201,3 @@ class RaggedCache:
 
     def get_seq_length(self) -> int:
         raise ValueError("rows of a RaggedCache differ in length; give position_ids")
-
-
-def _grow(held: Tensor, length: int, capacity: int) -> Tensor:
-    B, H, _, D = held.shape
-    grown = held.new_empty(B, H, capacity, D)
-    grown[:, :, :length] = held[:, :, :length]
-    return grown

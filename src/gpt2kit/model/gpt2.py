@@ -15,6 +15,7 @@ from gpt2kit.errors import ConfigError
 from gpt2kit.model.activations import get_activation
 from gpt2kit.model.attention import Conv1D, GPT2Attention
 from gpt2kit.model.cache import DynamicCache, RaggedCache
+from gpt2kit.model.generation_mixin import GenerationMixin
 from gpt2kit.model.loading import PreTrainedModel
 from gpt2kit.model.losses import causal_lm_loss
 from gpt2kit.model.outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
@@ -153,7 +154,7 @@ class GPT2Model(GPT2PreTrainedModel):
         return torch.arange(past, past + T, device=device)
 
 
-class GPT2WithLMHead(GPT2PreTrainedModel):
+class GPT2WithLMHead(GenerationMixin, GPT2PreTrainedModel):
     """A trunk and a language model head, tied to the token embeddings unless the config says not to."""
 
     def __init__(self, config: GPT2Config) -> None:

@@ -108,8 +108,9 @@ class TextGenerationPipeline:
     def _record(self, prompt: str, prompt_ids: list[int], row: Generated, call: CallOptions) -> Record:
         return_type = call.chosen_return_type()
         if return_type is ReturnType.TENSORS:
-            return {"generated_token_ids": [*prompt_ids, *row.ids]}
-        if row.stop_string is not None and call.trim_stop_strings:
+            return {"generated_token_ids": [*(row.prompt_ids or prompt_ids), *row.ids]}
+        is_trimmed = row.stop_string is not None and call.trim_stop_strings
+        if is_trimmed or row.prompt_ids is not None:  # text that the new ids do not spell
             text = row.text or ""
         else:
             how = (
