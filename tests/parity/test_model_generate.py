@@ -240,3 +240,96 @@ def test_double_heads_generate() -> None:
     for engine in ("native", "torch"):
         options = {"max_new_tokens": 8, "pad_token_id": 0, "eos_token_id": 7}
         assert torch.equal(*both(theirs, ours, inputs, options, engine=engine))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_beams_and_their_outputs_are_those_of_transformers(seed) -> None:
+    rng = random.Random(seed)
+    theirs, ours = random_pair(seed, n_positions=40, n_layer=2, n_head=2, n_embd=16)
+    inputs = random_batch(rng, ours.config.vocab_size, sides=["none", "left"])
+    num_beams = rng.randint(2, 4)
+    options = {
+        "max_new_tokens": rng.randint(1, 8),
+        "eos_token_id": rng.choice([None, 1, [1, 2]]),
+        "pad_token_id": 0,
+        "num_beams": num_beams,
+        "num_return_sequences": rng.randint(1, num_beams),
+        "length_penalty": rng.choice([0.0, 1.0, 2.0]),
+        "early_stopping": rng.choice([True, False, "never"]),
+        "return_dict_in_generate": True,
+    }
+    options |= {f"output_{name}": True for name in ("scores", "logits", "attentions", "hidden_states")}
+    generated, expected = both(theirs, ours, inputs, options)
+    assert list(generated.keys()) == list(expected.keys())
+    assert torch.equal(generated.sequences, expected.sequences)
+    assert close(generated.sequences_scores, expected.sequences_scores)
+    assert torch.equal(generated.beam_indices, expected.beam_indices)
+    assert len(generated.scores) == len(expected.scores)
+    for step in range(len(expected.scores)):
+        for name in ("scores", "logits"):
+            assert generated[name][step].shape == expected[name][step].shape
+        for name in ("attentions", "hidden_states"):
+            shapes = [[tensor.shape for tensor in out[name][step]] for out in (generated, expected)]
+            assert shapes[0] == shapes[1]
+    scores = [
+        model.compute_transition_scores(out.sequences, out.scores, out.beam_indices)
+        for model, out in ((ours, generated), (theirs, expected))
+    ]
+    assert close(*scores)
+
+
+STRATEGIES = {
+    "guidance": {"guidance_scale": 1.7},
+    "guidance from a negative prompt": {
+        "guidance_scale": 1.7,
+        "negative_prompt_ids": torch.tensor([[1, 2, 1]]),
+    },
+    "prompt lookup": {"prompt_lookup_num_tokens": 3},
+    "assistant": {},
+    "allowed tokens": {"prefix_allowed_tokens_fn": lambda row, ids: [int(ids[-1]) % 3, (len(ids) * 2) % 3]},
+    "biases": {"sequence_bias": {(1,): 2.0, (2, 1): -3.0}, "renormalize_logits": True},
+    "suppressed": {"suppress_tokens": [1], "begin_suppress_tokens": [2]},
+    "forced": {"forced_bos_token_id": 1, "forced_eos_token_id": 2},
+    "no cache": {"use_cache": False},
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_way_of_choosing_tokens_is_reached(strategy, seed) -> None:
+    sizes = {"n_positions": 40, "n_head": 2, "vocab_size": 30}
+    theirs, ours = random_pair(seed, n_layer=2, n_embd=16, **sizes)
+    assistants = random_pair(seed + 1, n_layer=1, n_embd=8, **sizes) if strategy == "assistant" else None
+    results = []
+    for index, model in enumerate((theirs, ours)):
+        more = {} if assistants is None else {"assistant_model": assistants[index]}
+        ids = torch.tensor([[3, 1, 4, 1]])
+        options = STRATEGIES[strategy] | {"max_new_tokens": 10, "eos_token_id": None, "pad_token_id": 0}
+        results.append(model.generate(ids, **options, **more))
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"return_dict_in_generate": True}], ids=str)
+def test_an_encoder_is_attended_to(options) -> None:
+    theirs, ours = random_pair(
+        4, n_positions=40, n_layer=2, n_head=2, n_embd=16, vocab_size=30, add_cross_attention=True,
+        reorder_and_upcast_attn=False,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    inputs = {
+        "input_ids": torch.tensor([[0, 3, 1], [4, 1, 5]]),
+        "attention_mask": torch.tensor([[0, 1, 1], [1, 1, 1]]),
+        "encoder_hidden_states": torch.randn(2, 5, 16),
+    }
+    # In 5.23 beams repeat the encoder's states for each beam and not their mask, so there it stays out.
+    if "num_beams" not in options:
+        inputs["encoder_attention_mask"] = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]])
+    options = options | {"max_new_tokens": 8, "eos_token_id": None, "pad_token_id": 0}
+    generated, expected = both(theirs, ours, inputs, options)
+    if "return_dict_in_generate" in options:
+        generated, expected = generated.sequences, expected.sequences
+    assert torch.equal(generated, expected)
+    other = inputs | {"encoder_hidden_states": -inputs["encoder_hidden_states"]}
+    assert not torch.equal(
+        generated, ours.generate(**other, **(options | {"return_dict_in_generate": False}))
+    )

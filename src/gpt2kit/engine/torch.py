@@ -5,7 +5,7 @@ own tokens, and the modules, hooks and replaced layers of the model all run.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,65 +16,18 @@ from torch import Tensor
 
 from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.engine.native import shallower
+from gpt2kit.engine.torch_sequence import TorchSequence
 from gpt2kit.errors import ConfigError, EngineError
 from gpt2kit.generation import generate
 from gpt2kit.generation.protocol import Output, Sequence
 from gpt2kit.model import DynamicCache, GPT2DoubleHeadsModel, GPT2LMHeadModel
-from gpt2kit.model.cache import RaggedCache
+from gpt2kit.model.cache import EncoderDecoderCache, RaggedCache
 from gpt2kit.model.cache_base import Cache
 from gpt2kit.model.gpt2 import GPT2WithLMHead
 from gpt2kit.model.loading import as_device
 
 if TYPE_CHECKING:
     from gpt2kit.checkpoint import Checkpoint
-
-
-class TorchSequence:
-    """The cached keys and values of one text, on the engine's device."""
-
-    def __init__(
-        self, engine: "TorchEngine", cache: Cache, num_hidden: int = 0, embeds: Tensor | None = None
-    ) -> None:
-        """num_hidden: positions that stand for no id. embeds (T, C): embeddings to run before the next ids."""
-        self.engine = engine
-        self.cache = cache
-        self.embeds = embeds
-        self.is_freed = False
-        self._num_hidden = num_hidden
-
-    @property
-    def length(self) -> int:
-        """Number of tokens in the cache, or waiting as embeddings."""
-        return self.num_positions - self._num_hidden
-
-    @property
-    def num_positions(self) -> int:
-        """Number of positions taken, also by what stands for no id."""
-        return self.cache.get_seq_length() + (0 if self.embeds is None else len(self.embeds))
-
-    def fork(self) -> "TorchSequence":
-        """Return a copy that continues on its own."""
-        self._check_alive()
-        return TorchSequence(self.engine, self.cache.fork(), self._num_hidden, self.embeds)
-
-    def truncate(self, length: int) -> None:
-        """Forget all tokens from position `length` on. Raises EngineError when there are fewer."""
-        self._check_alive()
-        if not 0 <= length <= self.length:
-            raise EngineError(f"cannot truncate to {length} tokens; the sequence has {self.length}")
-        if length < self.length:
-            if self.embeds is not None or length < -self._num_hidden:
-                raise EngineError("a sequence cannot be cut within what was given as embeddings")
-            self.cache.crop(length - self.length)
-
-    def free(self) -> None:
-        """Give the memory back."""
-        self.is_freed = True
-        self.cache.reset()
-
-    def _check_alive(self) -> None:
-        if self.is_freed:
-            raise EngineError("the sequence was freed; ask the engine for a new one")
 
 
 class TorchEngine:
@@ -89,11 +42,13 @@ class TorchEngine:
         *,
         generation_config: GenerationConfig | None = None,
         new_cache: Callable[[], Cache] = DynamicCache,
+        forward_inputs: Mapping[str, Tensor] | None = None,
         allow_training: bool = False,
     ) -> None:
         """Use a model as it is, on its device and in its dtype.
 
         generation_config: defaults for generate(). new_cache: makes the cache of a sequence.
+        forward_inputs: further arguments of every pass of the model that say nothing of single rows: head_mask.
         allow_training: take a model in training mode, with the dropout that it has there.
         """
         if model.training and not allow_training:
@@ -103,6 +58,7 @@ class TorchEngine:
         self.model = model
         self.generation_config = generation_config
         self._new_cache = new_cache
+        self._forward_inputs = dict(forward_inputs or {})
         self._turn = threading.Lock()
 
     @classmethod
@@ -138,16 +94,17 @@ class TorchEngine:
         """Return an empty sequence."""
         return TorchSequence(self, self._new_cache())
 
-    def start(
-        self, *, cache: Cache | None = None, embeds: Tensor | None = None, num_ids: int = 0
-    ) -> TorchSequence:
-        """Return a sequence that continues a cache, or whose beginning is given as embeddings (T, C).
+    def start(self, *, cache: Cache | None = None, num_ids: int = 0, **parts: Any) -> TorchSequence:
+        """Return a sequence that continues a cache, or begins with embeddings, token types or an encoder.
 
-        num_ids: how many of the positions stand for ids of the text; the others come before it and have none.
+        parts: as TorchSequence takes them. num_ids: how many of the positions that are cached or given as
+        embeddings stand for ids of the text; the others come before them and have none.
         """
-        cache = self._new_cache() if cache is None else cache
-        num_positions = cache.get_seq_length() + (0 if embeds is None else len(embeds))
-        return TorchSequence(self, cache, num_positions - num_ids, embeds)
+        sequence = TorchSequence(self, self._new_cache() if cache is None else cache, **parts)
+        if sequence.encoder is not None and not isinstance(sequence.cache, EncoderDecoderCache):
+            sequence.cache = EncoderDecoderCache(sequence.cache, DynamicCache())
+        sequence.num_hidden = sequence.num_positions - num_ids
+        return sequence
 
     def forward(
         self,
@@ -168,42 +125,59 @@ class TorchEngine:
         if not work:
             return []
         with self._turn, torch.no_grad():
-            sequences = [self._checked(sequence, ids) for sequence, ids in work]
-            if len({id(sequence.cache) for sequence in sequences}) < len(sequences):
+            rows = [(self._checked(sequence, ids), ids) for sequence, ids in work]
+            if len({id(sequence.cache) for sequence, _ in rows}) < len(rows):
                 raise EngineError("a sequence occurs twice in one call; fork it or make two calls")
-            device = self.model.device
-            num_new = [
-                len(ids) + sequence.num_positions - sequence.cache.get_seq_length()
-                for sequence, (_, ids) in zip(sequences, work, strict=True)
-            ]
-            ragged = RaggedCache([sequence.cache for sequence in sequences], num_new)
-            ends = torch.tensor([end - 1 for _, end in ragged.spans], device=device)
-            run = self.model.transformer if self._is_plain() else self.model
-            output = run(
-                **self._inputs(sequences, [ids for _, ids in work]),
-                past_key_values=ragged,
-                use_cache=True,
-                output_hidden_states=hidden_states or (hidden and run is self.model),
-                output_attentions=attentions,
-                return_dict=True,
-            )
-            for sequence in sequences:
-                sequence.embeds = None
-            if run is self.model:
-                all_logits = output.logits[0]  # (sum T, V)
-                scored = all_logits[ends] if logits == "last" else all_logits
-                states = output.hidden_states[-1][0] if hidden else None
-            else:
-                states = output.last_hidden_state[0]  # (sum T, C)
-                scored = states[ends] if logits == "last" else states
-                scored = self.model.lm_head(scored) if logits is not None else scored
-            scores = None if logits is None else scored.float().cpu().numpy()
-            features = states.float().cpu().numpy() if hidden and states is not None else None
-            stream = torch.cat(output.hidden_states).float().cpu().numpy() if hidden_states else None
-            weights = [
-                torch.cat(layers).float().cpu().numpy()
-                for layers in zip(*output.attentions or (), strict=True)
-            ]
+            # A row with an encoder goes by itself: cross-attention knows no ragged rows.
+            together = [row for row in rows if row[0].encoder is None]
+            batches = ([together] if together else []) + [[row] for row in rows if row[0].encoder is not None]
+            outputs: dict[int, Output] = {}
+            for batch in batches:
+                run = self._run(batch, logits, hidden, hidden_states, attentions)
+                outputs.update(zip((id(sequence) for sequence, _ in batch), run, strict=True))
+        return [outputs[id(sequence)] for sequence, _ in rows]
+
+    def _run(
+        self,
+        rows: list[tuple[TorchSequence, list[int]]],
+        logits: Literal["last", "all"] | None,
+        hidden: bool,
+        hidden_states: bool,
+        attentions: bool,
+    ) -> list[Output]:
+        """Run checked rows end to end in one pass of the model."""
+        sequences = [sequence for sequence, _ in rows]
+        ragged = RaggedCache(
+            [sequence.cache for sequence in sequences],
+            [sequence.num_waiting + len(ids) for sequence, ids in rows],
+        )
+        ends = torch.tensor([end - 1 for _, end in ragged.spans], device=self.model.device)
+        encoder = sequences[0].encoder
+        module = self.model.transformer if self._is_plain() else self.model
+        output = module(
+            **self._inputs(sequences, [ids for _, ids in rows]),
+            **self._forward_inputs,
+            past_key_values=ragged if encoder is None else sequences[0].cache,
+            use_cache=True,
+            output_hidden_states=hidden_states or (hidden and module is self.model),
+            output_attentions=attentions,
+            return_dict=True,
+        )
+        for sequence in sequences:
+            sequence.embeds = None
+        if module is self.model:
+            all_logits = output.logits[0]  # (sum T, V)
+            scored = all_logits[ends] if logits == "last" else all_logits
+            states = output.hidden_states[-1][0] if hidden else None
+        else:
+            states = output.last_hidden_state[0]  # (sum T, C)
+            scored = states[ends] if logits == "last" else states
+            scored = self.model.lm_head(scored) if logits is not None else scored
+        scores = None if logits is None else _numpy(scored)
+        features = _numpy(states) if hidden and states is not None else None
+        stream = _numpy(torch.cat(output.hidden_states)) if hidden_states else None
+        layers = [layer if encoder is None else (layer,) for layer in output.attentions or ()]
+        weights = [_numpy(torch.cat(row)) for row in zip(*layers, strict=True)]
         outputs = []
         for index, (start, end) in enumerate(ragged.spans):
             row = Output(hidden=None if features is None else features[start:end])
@@ -228,11 +202,11 @@ class TorchEngine:
         with torch.device("meta"):
             model = GPT2LMHeadModel(shallower(self.config, n_layer))
         trunk, whole = model.transformer, self.model.transformer
-        for name in ("wte", "wpe", "ln_f"):
+        for name in ("wte", "wpe", "drop", "ln_f"):
             setattr(trunk, name, getattr(whole, name))
         trunk.h = whole.h[:n_layer]
         model.lm_head = self.model.lm_head
-        return TorchEngine(model.eval())
+        return TorchEngine(model, allow_training=True)
 
     def generate(
         self,
@@ -264,21 +238,31 @@ class TorchEngine:
     def _inputs(self, sequences: list[TorchSequence], ids: list[list[int]]) -> dict[str, Tensor]:
         """Lay the rows' ids end to end, (1, sum T), or where embeddings wait, all rows' embeddings."""
         device = self.model.device
+        inputs = dict(sequences[0].encoder or {})
+        types = [
+            sequence.next_token_type_ids(sequence.num_waiting + len(row))
+            for sequence, row in zip(sequences, ids, strict=True)
+        ]
+        given = [row for row in types if row is not None]
+        if given:
+            if len(given) < len(types):
+                raise EngineError("some rows have token_type_ids and others none; give them to all")
+            inputs["token_type_ids"] = torch.cat(given)[None].to(device)
         if all(sequence.embeds is None for sequence in sequences):
-            return {"input_ids": torch.tensor([[i for row in ids for i in row]], device=device)}
+            return inputs | {"input_ids": torch.tensor([[i for row in ids for i in row]], device=device)}
         wte = self.model.transformer.wte
         parts = []
         for sequence, row in zip(sequences, ids, strict=True):
             if sequence.embeds is not None:
                 parts.append(sequence.embeds.to(device, self.model.dtype))
             parts.append(wte(torch.tensor(row, dtype=torch.long, device=device)))
-        return {"inputs_embeds": torch.cat(parts)[None]}
+        return inputs | {"inputs_embeds": torch.cat(parts)[None]}
 
     def _checked(self, sequence: Sequence, ids: list[int]) -> TorchSequence:
         """Give a sequence back, after checking that it can take the ids."""
         if not isinstance(sequence, TorchSequence) or sequence.engine is not self:
             raise EngineError("a sequence of another engine was given; use new_sequence() of this one")
-        sequence._check_alive()
+        sequence.check_alive()
         if not ids and sequence.embeds is None:
             raise EngineError("a row has no ids; give at least one")
         worst = 0 if not ids else max(ids) if min(ids) >= 0 else min(ids)
@@ -290,3 +274,8 @@ class TorchEngine:
                 f"a row would have {total} tokens; n_positions is {self.config.n_positions}; shorten it"
             )
         return sequence
+
+
+def _numpy(tensor: Tensor) -> npt.NDArray[np.float32]:
+    array: npt.NDArray[np.float32] = tensor.float().cpu().numpy()
+    return array

@@ -8,7 +8,7 @@ self-attention with one for cross-attention. RaggedCache puts caches of unequal 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -201,3 +201,7 @@ class RaggedCache:
 
     def get_seq_length(self) -> int:
         raise ValueError("rows of a RaggedCache differ in length; give position_ids")
+
+
+# What a forward pass takes as past_key_values.
+AnyCache: TypeAlias = Cache | RaggedCache

@@ -11,6 +11,7 @@ from torch import Tensor
 from gpt2kit.config import GenerationConfig
 
 if TYPE_CHECKING:
+    from gpt2kit.scoring import Score
     from gpt2kit.torch_generation import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 
 
@@ -96,3 +97,16 @@ class GenerationMixin:
         from gpt2kit import torch_generation
 
         return torch_generation.heal_tokens(self, input_ids, tokenizer)  # type: ignore[arg-type]  # as above
+
+    def score(
+        self, texts: Iterable[str], tokenizer: Any = None, *, engine: str = "auto", **options: Any
+    ) -> "list[Score]":
+        """Return how probable each text is: log-probabilities of its tokens, perplexity, bits per byte.
+
+        tokenizer: the model's; without it, the one that lies where the model was loaded from. engine: as for
+        generate(). options: stride, window, add_bos and batch_tokens of gpt2kit.score. Raises ScoringError for
+        a model in training mode and what gpt2kit.score refuses.
+        """
+        from gpt2kit import torch_generation
+
+        return torch_generation.score_texts(self, texts, tokenizer, engine=engine, **options)  # type: ignore[arg-type]

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from gpt2kit.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import CheckpointError, ConfigError
-from gpt2kit.model.embeddings import EmbeddingAccess
+from gpt2kit.model.attention_backends import DEFAULT_BACKEND, get_backend
+from gpt2kit.model.switches import ModelSwitches
 
-ATTN_IMPLEMENTATIONS = ("sdpa", "eager")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Formats of a weights file that torch can hold as they are.
 _FILE_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -24,14 +24,13 @@ _FILE_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat
 M = TypeVar("M", bound="PreTrainedModel")
 
 
-class PreTrainedModel(EmbeddingAccess):
+class PreTrainedModel(ModelSwitches):
     """A model with its configuration; the trunk, if it is a part, is called `transformer`."""
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
         self.config = config
-        self.attn_implementation = "sdpa"
-        self.set_attn_implementation(config.attn_implementation or "sdpa")
+        get_backend(config.attn_implementation or DEFAULT_BACKEND)  # refuses now what could not run later
 
     @classmethod
     def from_config(
@@ -131,6 +130,13 @@ class PreTrainedModel(EmbeddingAccess):
         config.architectures = [type(self).__name__]
         save_checkpoint(save_directory, tensors, config, max_shard_size=max_shard_size, dtypes=dtypes)
 
+    def post_init(self) -> None:
+        """Tie what is tied and draw the weights beside the trunk; the last step of a model's constructor."""
+        self.tie_weights()
+        trunk = "" if self.base_model is self else f"{self.base_model_prefix}."
+        names = [name for name, _ in self.named_parameters()]
+        self.init_weights(name for name in names if not trunk or not name.startswith(trunk))
+
     @torch.no_grad()
     def init_weights(self, names: Iterable[str] | None = None) -> None:
         """Draw weights anew, all or those named: N(0, initializer_range), biases 0, norms 1.
@@ -149,15 +155,6 @@ class PreTrainedModel(EmbeddingAccess):
                 parameters[name].fill_(1.0)
             else:
                 parameters[name].normal_(0.0, std)
-
-    def set_attn_implementation(self, attn_implementation: str) -> None:
-        """Choose how attention is computed: "sdpa" (fused, the default) or "eager" (written out)."""
-        if attn_implementation not in ATTN_IMPLEMENTATIONS:
-            allowed = ", ".join(ATTN_IMPLEMENTATIONS)
-            raise ConfigError(f"attn_implementation is {attn_implementation!r}; it must be one of {allowed}")
-        for module in self.modules():
-            if isinstance(module, PreTrainedModel):
-                module.attn_implementation = attn_implementation
 
     @property
     def device(self) -> torch.device:

@@ -8,6 +8,7 @@ processors.py, warpers.py, guidance_processors.py, watermark_processors.py and c
 from gpt2kit.torch_generation.generate import generate
 from gpt2kit.torch_generation.healing import heal_tokens
 from gpt2kit.torch_generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
+from gpt2kit.torch_generation.scoring import score_texts
 from gpt2kit.torch_generation.transition_scores import compute_transition_scores
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "compute_transition_scores",
     "generate",
     "heal_tokens",
+    "score_texts",
 ]

@@ -5,12 +5,14 @@ B rows, H heads, P positions that a given cache holds, S columns, D head size.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gpt2kit.config import GenerationConfig, GPT2Config
-from gpt2kit.engine.torch import TorchEngine, TorchSequence
+from gpt2kit.engine.torch import TorchEngine
+from gpt2kit.engine.torch_sequence import TorchSequence
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation import Generated
 from gpt2kit.model.cache import DynamicCache, QuantizedCache, StaticCache
@@ -52,18 +54,23 @@ def cache_factory(merged: GenerationConfig, config: GPT2Config, longest: int) ->
 
 
 def start_sequences(engine: TorchEngine, prompts: Prompts) -> list[TorchSequence]:
-    """Return a sequence for each row that holds its part of the cache given, or waits to run its embeddings."""
+    """Return a sequence for each row: with its part of a cache, embeddings to run, token types, an encoder."""
     sequences = []
     for index, ids in enumerate(prompts.ids):
         mask = prompts.mask[index]
+        past_mask, new_mask = mask[: prompts.num_past], mask[prompts.num_past :]
+        parts: dict[str, Any] = {"num_ids": 0}
+        if prompts.past is not None:
+            parts["cache"] = _row_of(prompts.past, index, past_mask)
+            parts["num_ids"] = len(ids) - int(new_mask.sum())
         if prompts.embeds is not None:
-            embeds = prompts.embeds[index, mask.to(prompts.embeds.device)]
-            sequences.append(engine.start(embeds=embeds, num_ids=len(ids)))
-            continue
-        assert prompts.past is not None
-        row = _row_of(prompts.past, index, mask[: prompts.num_past])
-        num_new = int(mask[prompts.num_past :].sum())
-        sequences.append(engine.start(cache=row, num_ids=len(ids) - num_new))
+            parts["embeds"] = prompts.embeds[index, new_mask.to(prompts.embeds.device)]
+            parts["num_ids"] = len(ids)
+        if prompts.token_type_ids is not None:
+            parts["token_type_ids"] = prompts.token_type_ids[index].cpu()[mask]
+        if prompts.encoder:
+            parts["encoder"] = {name: tensor[index : index + 1] for name, tensor in prompts.encoder.items()}
+        sequences.append(engine.start(**parts))
     return sequences
 
 

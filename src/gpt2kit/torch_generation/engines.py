@@ -4,11 +4,11 @@ import logging
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from torch import nn
 
-from gpt2kit.engine.native import NativeEngine, unsupported_reason
+from gpt2kit.checkpoint import BFloat16Array
+from gpt2kit.engine.native import NativeEngine, WeightArray, unsupported_reason
 from gpt2kit.errors import EngineError
 from gpt2kit.model.activations import get_activation
 from gpt2kit.model.attention import Conv1D, GPT2Attention
@@ -84,7 +84,7 @@ def native_obstacle(model: GPT2WithLMHead) -> str | None:
     for name, parameter in _parameters(model):
         if parameter.device.type != "cpu":
             return f"{name} is on {parameter.device}"
-        if parameter.dtype != torch.float32:
+        if parameter.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             return f"{name} is {parameter.dtype}"
         if not parameter.is_contiguous():
             return f"{name} is not contiguous"
@@ -102,15 +102,22 @@ def native_engine(model: GPT2WithLMHead) -> NativeEngine:
     state = (
         threads,
         model.config.to_json_string(),
-        [(name, p.data_ptr(), p.shape) for name, p in parameters],
+        [(name, p.data_ptr(), p.shape, p.dtype) for name, p in parameters],
     )
     kept = _engines.get(model)
     if kept is not None and kept[0] == state:
         return kept[1]
-    weights: dict[str, np.ndarray[Any, Any]] = {name: p.detach().numpy() for name, p in parameters}
-    engine = NativeEngine(model.config, weights, threads=threads)
+    engine = NativeEngine(model.config, {name: _array(p) for name, p in parameters}, threads=threads)
     _engines[model] = (state, engine)
     return engine
+
+
+def _array(parameter: nn.Parameter) -> WeightArray:
+    """The same memory as an array."""
+    if parameter.dtype == torch.bfloat16:
+        return BFloat16Array(parameter.detach().view(torch.uint16).numpy())
+    array: WeightArray = parameter.detach().numpy()
+    return array
 
 
 def _parameters(model: GPT2WithLMHead) -> list[tuple[str, nn.Parameter]]:

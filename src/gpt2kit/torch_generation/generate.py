@@ -40,7 +40,19 @@ _ACTED_ON = (
     "max_cache_len",
     "return_dict_in_generate",
 )
-_MODEL_INPUTS = ("input_ids", "attention_mask", "inputs_embeds", "past_key_values", "logits_to_keep")
+# Arguments of the models' forward that generate() takes; logits_to_keep changes no result.
+_MODEL_INPUTS = (
+    "input_ids",
+    "attention_mask",
+    "token_type_ids",
+    "position_ids",
+    "inputs_embeds",
+    "past_key_values",
+    "encoder_hidden_states",
+    "encoder_attention_mask",
+    "head_mask",
+    "logits_to_keep",
+)
 
 
 @torch.no_grad()
@@ -69,37 +81,34 @@ def generate(
     model_inputs = _model_inputs(model, inputs, kwargs)
     _refuse(synced_gpus, custom_generate)
     merged = _merged(model, generation_config, options)
-    past = model_inputs.get("past_key_values")
-    if past is not None:
+    if "past_key_values" in model_inputs:
         if merged.cache_implementation is not None:
             raise ValueError(
                 "Passing both `cache_implementation` (used to initialize certain caches) and `past_key_values` (a "
                 "Cache object) is unsupported. Please use only one of the two."
             )
-        past = checked_cache(past)
-    prompts = prepare(
-        model_inputs.get("input_ids"),
-        model_inputs.get("attention_mask"),
-        model_inputs.get("inputs_embeds"),
-        past,
-        merged,
-        model.config,
-        model.device,
-    )
+        checked_cache(model_inputs["past_key_values"])
+    prompts = prepare(model_inputs, merged, model.config, model.device)
     concrete_lengths(merged, prompts.mask.shape[1], model.config.n_positions)
     ends, pad = special_tokens(merged, model.config)
     pad_token_id = pad if pad is not None else 0
     num_beams, repeats = merged.num_beams or 1, merged.num_return_sequences or 1
     returns_dict = bool(merged.return_dict_in_generate)
     _drop_unreturned(merged, returns_dict)
-    returns_cache = returns_dict and merged.use_cache is not False
+    # A window that slides over the text leaves no cache of the whole.
+    slides = prompts.mask.shape[1] + (merged.max_new_tokens or 0) > model.config.n_positions
+    if slides and prompts.past is not None:
+        raise GenerationError(
+            "past_key_values cannot grow beyond n_positions; leave it out, or ask for fewer new tokens"
+        )
+    returns_cache = returns_dict and merged.use_cache is not False and not slides
 
     runner = _runner(model, engine, merged, prompts, returns_cache=returns_cache)
     if merged.token_healing:
         prompts = healed(prompts, runner, tokenizer)
         merged.token_healing = None
     starts = None
-    if prompts.past is not None or prompts.embeds is not None:
+    if prompts.torch_only is not None:
         assert isinstance(runner, TorchEngine)
         starts = start_sequences(runner, prompts)
     keeps_sequences = prompts.past is not None or (returns_cache and isinstance(runner, TorchEngine))
@@ -154,7 +163,7 @@ def _model_inputs(model: GPT2WithLMHead, inputs: Tensor | None, kwargs: dict[str
     """Check the arguments that are no options and return those that are set; `inputs` is input_ids."""
     given = {name: value for name, value in kwargs.items() if value is not None}
     known = inspect.signature(model.forward).parameters
-    unused = [name for name in given if name not in _MODEL_INPUTS and name not in known]
+    unused = [name for name in given if name not in known and name != "logits_to_keep"]
     if unused:
         raise ValueError(
             f"The following `model_kwargs` are not used by the model: {unused} (note: typos in the generate "
@@ -163,8 +172,8 @@ def _model_inputs(model: GPT2WithLMHead, inputs: Tensor | None, kwargs: dict[str
     refused = [name for name in given if name not in _MODEL_INPUTS]
     if refused:
         raise GenerationError(
-            f"generate() does not take {', '.join(refused)}: positions and attention follow from the tokens; "
-            f"it takes {', '.join(_MODEL_INPUTS)}"
+            f"generate() does not take {', '.join(refused)}; of the model's inputs it takes "
+            f"{', '.join(_MODEL_INPUTS)}"
         )
     if inputs is not None:
         if "input_ids" in given:
@@ -211,8 +220,7 @@ def _runner(
 ) -> Engine:
     """Choose the engine that the call runs on."""
     needs = {
-        "past_key_values is given": prompts.past is not None,
-        "inputs_embeds is given": prompts.embeds is not None,
+        f"{prompts.torch_only} is given": prompts.torch_only is not None,
         f"cache_implementation is {merged.cache_implementation!r}": merged.cache_implementation not in PLAIN,
         "past_key_values is returned": returns_cache and engine == "auto",
         "hidden_states or attentions are returned": bool(
@@ -225,7 +233,12 @@ def _runner(
     if native is not None:
         return native
     longest = prompts.mask.shape[1] + (merged.max_new_tokens or 0)
-    return TorchEngine(model, new_cache=cache_factory(merged, model.config, longest), allow_training=True)
+    return TorchEngine(
+        model,
+        new_cache=cache_factory(merged, model.config, longest),
+        forward_inputs=None if prompts.head_mask is None else {"head_mask": prompts.head_mask},
+        allow_training=True,
+    )
 
 
 def _assistant(model: GPT2WithLMHead, engine: str) -> Engine:

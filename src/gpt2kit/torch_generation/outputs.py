@@ -141,7 +141,7 @@ class StepTensors:
     def _place_states(self, values: Array, index: int, step: int) -> Array:
         """Spread (K, n_layer + 1, T of the row, C) over the columns of the prompts; later steps stay."""
         if step > 0:
-            return values
+            return values[:, :, -1:]  # of a window that was run again only the last is new
         new_columns = self._masks[index][self._num_past :]
         placed = np.zeros((*values.shape[:2], len(new_columns), values.shape[3]), dtype=np.float32)
         placed[:, :, new_columns] = values
@@ -150,6 +150,8 @@ class StepTensors:
     def _place_weights(self, values: Array, index: int, step: int) -> Array:
         """Spread (K, n_layer, H, T, S of the row) over the columns of the prompts and the new tokens."""
         mask = self._masks[index]
+        if step > 0:
+            values = values[..., -1:, :]
         keys = np.flatnonzero(np.concatenate((mask, np.ones(step, dtype=bool))))[-values.shape[4] :]
         queries = np.flatnonzero(mask[self._num_past :]) if step == 0 else np.zeros(1, dtype=np.int64)
         num_queries = len(mask) - self._num_past if step == 0 else 1

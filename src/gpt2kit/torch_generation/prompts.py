@@ -4,7 +4,8 @@ A mask decides what is padding, on either side or in between; so a padded row gi
 B rows, T columns of input_ids or inputs_embeds, P positions in a cache that was given, C channels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,8 @@ class Prompts:
     ids: each row's ids without padding, as far as they are known.
     mask: bool (B, P + T) on the CPU, which columns hold something.
     num_past: P. past: the cache given, (B, H, P, D). embeds: (B, T, C) in place of the ids' embeddings.
-    num_columns: T.
+    token_type_ids: (B, P + T). encoder: encoder_hidden_states and its mask, for cross-attention, B rows each.
+    head_mask: as the model's forward takes it. num_columns: T.
     """
 
     padded: Tensor
@@ -32,6 +34,21 @@ class Prompts:
     num_past: int = 0
     past: Cache | None = None
     embeds: Tensor | None = None
+    token_type_ids: Tensor | None = None
+    encoder: dict[str, Tensor] = field(default_factory=dict)
+    head_mask: Tensor | None = None
+
+    @property
+    def torch_only(self) -> str | None:
+        """Name what only the torch engine can start from, None when there is nothing of it."""
+        given = {
+            "past_key_values": self.past is not None,
+            "inputs_embeds": self.embeds is not None,
+            "token_type_ids": self.token_type_ids is not None,
+            "encoder_hidden_states": bool(self.encoder),
+            "head_mask": self.head_mask is not None,
+        }
+        return next((name for name, is_given in given.items() if is_given), None)
 
     @property
     def num_columns(self) -> int:
@@ -47,21 +64,17 @@ def special_tokens(merged: GenerationConfig, config: GPT2Config) -> tuple[list[i
 
 
 def prepare(
-    input_ids: Tensor | None,
-    attention_mask: Tensor | None,
-    inputs_embeds: Tensor | None,
-    past: Cache | None,
-    merged: GenerationConfig,
-    config: GPT2Config,
-    device: torch.device,
+    given: dict[str, Any], merged: GenerationConfig, config: GPT2Config, device: torch.device
 ) -> Prompts:
-    """Make rows of the arguments of generate().
+    """Make rows of the arguments of generate() that are not None.
 
     input_ids (B, T): all ids, or with a cache of P positions and a mask (B, P + T) only those after them.
     Without a mask, padding is told by the padding token, unless that is an end token or does not occur.
     device: where results go when there is no tensor to tell.
     Raises ValueError for shapes that do not fit and for a row without a token.
     """
+    input_ids, inputs_embeds = given.get("input_ids"), given.get("inputs_embeds")
+    attention_mask, past = given.get("attention_mask"), given.get("past_key_values")
     if input_ids is None and inputs_embeds is None:
         bos = merged.bos_token_id if merged.bos_token_id is not None else config.bos_token_id
         if bos is None:
@@ -89,8 +102,7 @@ def prepare(
         raise ValueError(
             f"past_key_values holds {past.batch_size} rows; input_ids has {len(input_ids)}; they must match"
         )
-    given = inputs_embeds if inputs_embeds is not None else input_ids
-    B, T = given.shape[:2]
+    B, T = (inputs_embeds if inputs_embeds is not None else input_ids).shape[:2]
     if attention_mask is None:
         mask = _inferred_mask(input_ids, merged, config) if inputs_embeds is None else None
         mask = mask if mask is not None else torch.ones(B, T, dtype=torch.bool)
@@ -110,7 +122,29 @@ def prepare(
         ids = [row[held].tolist() for row, held in zip(input_ids.cpu(), columns, strict=True)]
     else:
         ids = [[] for _ in range(B)]
-    return Prompts(input_ids.long(), ids, mask, num_past, past, inputs_embeds)
+    _check_positions(given.get("position_ids"), mask)
+    types = given.get("token_type_ids")
+    if types is not None and types.shape != mask.shape:
+        raise ValueError(
+            f"token_type_ids has the shape {tuple(types.shape)}; {tuple(mask.shape)} is needed, one for each "
+            "token and each position in past_key_values"
+        )
+    names = ("encoder_hidden_states", "encoder_attention_mask")
+    encoder = {name: given[name] for name in names if name in given}
+    for name, tensor in encoder.items():
+        if len(tensor) != B:
+            raise ValueError(f"{name} has {len(tensor)} rows; {B} are needed, one for each prompt")
+    return Prompts(
+        input_ids.long(),
+        ids,
+        mask,
+        num_past,
+        past,
+        inputs_embeds,
+        token_type_ids=types,
+        encoder=encoder,
+        head_mask=given.get("head_mask"),
+    )
 
 
 def check_ids(ids: Tensor, name: str) -> None:
@@ -123,6 +157,23 @@ def check_ids(ids: Tensor, name: str) -> None:
         )
     if ids.numel() == 0:
         raise ValueError(f"{name} has the shape {tuple(ids.shape)}, which is empty; give at least one token")
+
+
+def _check_positions(position_ids: Tensor | None, mask: Tensor) -> None:
+    """Raise ValueError for positions that do not count the tokens that the mask shows from 0."""
+    if position_ids is None:
+        return
+    counted = mask.cumsum(dim=1) - 1
+    positions = position_ids.cpu()
+    if positions.dim() == 2 and positions.shape[1] <= mask.shape[1] and len(positions) in (1, len(mask)):
+        width = positions.shape[1]
+        shown = mask[:, mask.shape[1] - width :]
+        if (positions == counted[:, mask.shape[1] - width :])[shown].all():
+            return
+    raise ValueError(
+        "position_ids must count each row's tokens from 0, padding left out, as generate() does by itself; "
+        "leave them out"
+    )
 
 
 def _inferred_mask(input_ids: Tensor, merged: GenerationConfig, config: GPT2Config) -> Tensor | None:
