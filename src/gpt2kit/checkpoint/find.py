@@ -22,15 +22,24 @@ class WeightFiles:
     weight_map: dict[str, str] | None = None
 
 
-def find_weights(folder: Path, *, allow_pickle: bool, variant: str | None) -> WeightFiles:
+def variant_infix(variant: str | None) -> str:
+    """Give what stands before the suffix of a variant's file, such as ".fp16", or "". Raises CheckpointError."""
+    if variant is not None and _SHARD.fullmatch(variant) is None:
+        raise CheckpointError(f"variant is {variant!r}; allowed: a word such as 'fp16'")
+    return f".{variant}" if variant else ""
+
+
+def find_weights(
+    folder: Path, *, allow_pickle: bool, variant: str | None, skip_safetensors: bool = False
+) -> WeightFiles:
     """Choose a folder's weights: safetensors, whole or in shards, then .bin files if they are allowed.
+
+    With `skip_safetensors` only .bin files are looked for.
 
     Raises CheckpointError when there are none, or only .bin files and they are not allowed.
     """
-    if variant is not None and _SHARD.fullmatch(variant) is None:
-        raise CheckpointError(f"variant is {variant!r}; allowed: a word such as 'fp16'")
-    infix = f".{variant}" if variant else ""
-    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+    infix = variant_infix(variant)
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin"))[skip_safetensors:]:
         whole = folder / f"{stem}{infix}.{suffix}"
         index = folder / f"{stem}.{suffix}.index{infix}.json"
         is_pickle = suffix == "bin"
@@ -39,7 +48,8 @@ def find_weights(folder: Path, *, allow_pickle: bool, variant: str | None) -> We
         if is_pickle and not allow_pickle:
             raise CheckpointError(
                 f"{folder} has only .bin files, which are pickles: read carelessly, they run code; "
-                "pass allow_pickle=True if you trust where they came from, or convert them to safetensors"
+                "pass allow_pickle=True (use_safetensors=False where Transformers' names are used) if you trust "
+                "where they came from, or convert them to safetensors"
             )
         if whole.exists():
             return WeightFiles((whole,), is_pickle)
@@ -48,6 +58,8 @@ def find_weights(folder: Path, *, allow_pickle: bool, variant: str | None) -> We
             tuple(folder / name for name in sorted(set(weight_map.values()))), is_pickle, weight_map
         )
     wanted = f"model{infix}.safetensors or model.safetensors.index{infix}.json"
+    if skip_safetensors:
+        wanted = f"pytorch_model{infix}.bin or pytorch_model.bin.index{infix}.json"
     raise CheckpointError(f"{folder} has no weights: expected {wanted}")
 
 

@@ -70,6 +70,7 @@ class SafetensorsFile:
             self._file.close()
             raise
         self._data: NDArray[np.uint8] | None = None
+        self._mapping: mmap.mmap | None = None
 
     def _read_header(self) -> bytes:
         first = self._file.read(8)
@@ -200,7 +201,8 @@ class SafetensorsFile:
         try:
             if use_mmap:
                 # The view keeps the mapping alive, the mapping its own duplicate of the descriptor.
-                self._data = np.frombuffer(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), dtype=np.uint8)
+                self._mapping = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+                self._data = np.frombuffer(self._mapping, dtype=np.uint8)
                 complete = os.fstat(descriptor).st_size == self.size == len(self._data)
             else:
                 self._file.seek(0)
@@ -226,6 +228,13 @@ class SafetensorsFile:
             raise CheckpointError(f"{self.path} has not been mapped: call map() first")
         flat = self._data[begin : begin + info.nbytes]
         return flat.view(WEIGHT_DTYPES[info.dtype]).reshape(info.shape)
+
+    def release(self, name: str, begin: int, end: int) -> None:
+        """Give the memory of some bytes of a tensor back; they are read from the file again when used."""
+        if self._mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            first = self._data_start + self._begins[name]
+            start = (first + begin) // mmap.PAGESIZE * mmap.PAGESIZE
+            self._mapping.madvise(mmap.MADV_DONTNEED, start, first + end - start)
 
     def close(self) -> None:
         """Close the file of a header that was only looked at. Views that were given out stay valid."""

@@ -257,9 +257,17 @@ class GenerationConfig:
 
     @classmethod
     def for_model(cls, folder: Path) -> GenerationConfig:
-        """Return the options that a model folder recommends: its generation_config.json, or none at all."""
-        path = folder / FILE_NAME
-        config: GenerationConfig = cls.from_file(path) if path.is_file() else cls()
+        """Return the options that a model folder recommends.
+
+        They are in its generation_config.json, in old folders among the settings in config.json.
+        """
+        config: GenerationConfig
+        if (folder / FILE_NAME).is_file():
+            config = cls.from_file(folder / FILE_NAME)
+        elif (folder / "config.json").is_file():
+            config = cls.from_model_config(read_json_object(folder / "config.json"))
+        else:
+            config = cls()
         return config
 
     @classmethod
