@@ -22,7 +22,7 @@ from gpt2kit.model.embeddings import EmbeddingAccess
 from gpt2kit.model.load_arguments import accepted, find_config
 from gpt2kit.model.placement import plan
 from gpt2kit.model.saving import save_model
-from gpt2kit.model.weights import as_dtype, choose_dtype, compare, fill, refuse_mismatches
+from gpt2kit.model.weights import NoDrawing, as_dtype, choose_dtype, compare, fill, refuse_mismatches
 
 ATTN_IMPLEMENTATIONS = ("sdpa", "eager")
 
@@ -159,7 +159,7 @@ class PreTrainedModel(EmbeddingAccess):
         chosen = choose_dtype(dtype if dtype is not None else torch_dtype, new, checkpoint)
         new.dtype = str(chosen)
         new.name_or_path = checkpoint.folder if name is None or isinstance(name, Checkpoint) else name
-        with torch.device("meta"):
+        with torch.device("meta"), NoDrawing():
             model = cls(new).to(chosen)
         info = compare(model, checkpoint)
         where = f"{checkpoint.folder}, read as {cls.__name__}"

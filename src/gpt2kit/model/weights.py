@@ -1,11 +1,12 @@
 """From a checkpoint into a model on the meta device: one copy of the weights, a piece at a time."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from gpt2kit.checkpoint import Checkpoint
 from gpt2kit.checkpoint.names import LM_HEAD, TRUNK_PREFIX
@@ -25,6 +26,17 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float64": torch.float64,
 }
+_DRAWING = (
+    Tensor.normal_,
+    Tensor.uniform_,
+    Tensor.fill_,
+    Tensor.zero_,
+    nn.init.normal_,
+    nn.init.uniform_,
+    nn.init.kaiming_uniform_,
+    nn.init.ones_,
+    nn.init.zeros_,
+)
 # Where a weight that has been read is kept: the name in the model and the tensor on the CPU to what the model
 # holds, which is on the meta device when the weight is kept elsewhere.
 Keep = Callable[[str, Tensor], Tensor]
@@ -51,6 +63,20 @@ def choose_dtype(dtype: str | torch.dtype | None, config: GPT2Config, checkpoint
         return as_dtype(config.dtype)
     found = (FILE_DTYPES.get(checkpoint.info(name).dtype) for name in checkpoint.names())
     return next((dtype for dtype in found if dtype is not None), torch.float32)
+
+
+class NoDrawing(TorchFunctionMode):
+    """While this is on, tensors keep what they hold: no random numbers for weights about to be replaced.
+
+    On the meta device drawing would do nothing either, but its first use imports 800 modules of torch.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _DRAWING:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def compare(model: EmbeddingAccess, checkpoint: Checkpoint) -> LoadingInfo:
