@@ -6,36 +6,24 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpt2kit.checkpoint.dtypes import WEIGHT_DTYPES, to_float32
-from gpt2kit.checkpoint.find import WeightFiles, find_weights
+from gpt2kit.checkpoint.files import WeightsFile, open_files
+from gpt2kit.checkpoint.find import find_weights
 from gpt2kit.checkpoint.names import LM_HEAD, WTE, canonical_name, head_shapes, shapes_match, trunk_shapes
-from gpt2kit.checkpoint.safetensors_file import SafetensorsFile, TensorInfo
+from gpt2kit.checkpoint.safetensors_file import TensorInfo
 from gpt2kit.config import GPT2Config
+from gpt2kit.config.hparams import config_file
 from gpt2kit.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
 
 _PIECE = 2**20  # elements: large enough to hide the cost of a step, small beside any model
-
-
-class WeightsFile(Protocol):
-    """What a reader of one file gives, whatever its format."""
-
-    path: Path
-    size: int
-    metadata: dict[str, str]
-    tensors: dict[str, TensorInfo]
-
-    def map(self, use_mmap: bool = True) -> None: ...
-    def view(self, name: str) -> NDArray[Any]: ...
-    def release(self, name: str, begin: int, end: int) -> None: ...
-    def close(self) -> None: ...
 
 
 class Checkpoint:
@@ -208,7 +196,8 @@ def open_checkpoint(
     """Open the weights of a folder, or of a model of the hub, checked against their configuration.
 
     Reads model.safetensors, else its shards, else (with `allow_pickle`) pytorch_model.bin or its shards; with
-    `skip_safetensors` only the latter. `config` replaces the folder's config.json; `variant` "fp16" reads
+    `skip_safetensors` only the latter. Where there are none, reads an OpenAI checkpoint (model.ckpt.index and
+    its data) with its hparams.json. `config` replaces the folder's config.json; `variant` "fp16" reads
     model.fp16.safetensors; `allow_missing` accepts a trunk that is not complete, `allow_mismatched` one of
     other shapes. `key_mapping`, from regular expressions to what replaces them, is applied to the names in
     the files. With `mmap` the file is used where it lies: it costs
@@ -232,11 +221,11 @@ def open_checkpoint(
         variant=variant,
     )
     if config is None:
-        config = GPT2Config.from_json_file(folder / "config.json")
+        config = GPT2Config.from_json_file(config_file(folder))
     found = find_weights(
         folder, allow_pickle=allow_pickle, variant=variant, skip_safetensors=skip_safetensors
     )
-    files = _open_files(found, mmap)
+    files = open_files(found, mmap)
     try:
         checkpoint = Checkpoint(
             folder,
@@ -271,39 +260,3 @@ def checkpoint_of_tensors(
     )
     checkpoint._drop_tied_head()
     return checkpoint
-
-
-def _open_files(weights: WeightFiles, mmap: bool) -> list[WeightsFile]:
-    files: list[WeightsFile] = []
-    try:
-        for path in weights.paths:
-            files.append(_open_file(path, weights.is_pickle, mmap))
-        if weights.weight_map is not None:
-            _check_weight_map(files, weights.weight_map)
-    except BaseException:
-        for file in files:
-            file.close()
-        raise
-    return files
-
-
-def _open_file(path: Path, is_pickle: bool, mmap: bool) -> WeightsFile:
-    if not is_pickle:
-        return SafetensorsFile(path)
-    from gpt2kit.checkpoint.torch_file import TorchFile
-
-    return TorchFile(path, mmap)
-
-
-def _check_weight_map(files: Sequence[WeightsFile], weight_map: dict[str, str]) -> None:
-    for file in files:
-        for name in file.tensors:
-            if weight_map.get(name) != file.path.name:
-                said = weight_map.get(name, "no shard")
-                raise CheckpointError(f"{file.path}: tensor {name!r} is here, but the index says {said}")
-    shards = {file.path.name: file for file in files}
-    for name, shard in weight_map.items():
-        if name not in shards[shard].tensors:
-            raise CheckpointError(
-                f"{shards[shard].path}: tensor {name[:80]!r} is missing, the index says it is here"
-            )

@@ -16,12 +16,11 @@ from gpt2kit.config.fields import (
     count_parameters,
     refuse,
 )
+from gpt2kit.config.hparams import CONFIG_NAME, HPARAMS_NAME, config_file, settings_of_hparams
 from gpt2kit.config.incoming import ALIASES, accept, override, refuse_unused
 from gpt2kit.config.json_file import read_json_object, to_json_text, write_json
 from gpt2kit.config.outgoing import every_setting, needed_settings, settings_of_file
 from gpt2kit.errors import ConfigError
-
-CONFIG_NAME = "config.json"
 
 # OpenAI's four sizes.
 PRESETS: dict[str, dict[str, int]] = {
@@ -254,6 +253,7 @@ class GPT2Config:
     ) -> Any:
         """Read a configuration from a folder, a JSON file or a model of the hub, with some settings changed.
 
+        The file is config.json, or the hparams.json of OpenAI's own checkpoints.
         Gives a GPT2Config, or (GPT2Config, unused keywords) with `return_unused_kwargs`; without it a keyword
         that is no setting of the configuration is refused. `trust_remote_code` changes nothing: no code is
         ever fetched. Raises ConfigError, or HubError when a name cannot be resolved.
@@ -270,9 +270,9 @@ class GPT2Config:
                 token=token,
                 local_files_only=local_files_only,
                 force_download=force_download,
-                allow_patterns=[CONFIG_NAME],
+                allow_patterns=[CONFIG_NAME, HPARAMS_NAME],
             )
-            path = folder / CONFIG_NAME
+            path = config_file(folder)
         config, unused = cls._from_file(path, settings)
         if return_unused_kwargs:
             return config, unused
@@ -289,11 +289,13 @@ class GPT2Config:
     def _from_file(cls, path: str | os.PathLike[str], settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         content = read_json_object(path)
         content.pop("attn_implementation", None)  # a file does not choose what code runs
+        is_hparams = Path(path).name == HPARAMS_NAME
         try:
+            content = settings_of_hparams(content) if is_hparams else content
             config, unused = cls.from_dict(content, return_unused_kwargs=True, **settings)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
-        config._file_keys = frozenset(content)
+        config._file_keys = None if is_hparams else frozenset(content)
         return config, unused
 
     @classmethod
