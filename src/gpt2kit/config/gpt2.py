@@ -338,10 +338,17 @@ class GPT2Config:
         """Write the configuration to a JSON file, atomically."""
         write_json(json_file_path, self.to_json_string(use_diff))
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
-        """Write config.json into a folder, which is made if needed.
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        push_to_hub: bool = False,
+        *,
+        repo_id: str | None = None,
+        **hub_options: Any,
+    ) -> None:
+        """Write config.json into a folder, which is made if needed, and with push_to_hub publish it too.
 
-        Raises ConfigError when the settings contradict each other or a setting of generation was put here.
+        repo_id is by default the folder's name; hub_options as for push_to_hub. Raises ConfigError when the settings contradict each other or a setting of generation was put here.
         """
         misplaced = sorted(GENERATION_KEYS & self.__dict__.keys())
         if misplaced:
@@ -354,6 +361,24 @@ class GPT2Config:
             raise ConfigError(f"{folder} is a file; give a folder")
         folder.mkdir(parents=True, exist_ok=True)
         self.to_json_file(folder / CONFIG_NAME)
+        if push_to_hub:
+            from gpt2kit.hub import push_files
+
+            push_files(folder, [CONFIG_NAME], repo_id, **{"commit_message": "Upload config", **hub_options})
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> Any:
+        """Publish config.json in a repository, which is made if needed.
+
+        options: commit_message, commit_description, private, token, revision (a branch), create_pr, tags.
+        Gives huggingface_hub's CommitInfo. Raises HubError.
+        """
+        from gpt2kit.hub import push_saved
+
+        def save(folder: Path) -> list[str]:
+            self.save_pretrained(folder)
+            return [CONFIG_NAME]
+
+        return push_saved(save, repo_id, **{"commit_message": "Upload config", **options})
 
     def update(self, config_dict: Mapping[str, Any]) -> None:
         """Set several settings at once."""

@@ -10,6 +10,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from gpt2kit.checkpoint import Checkpoint, checkpoint_of_tensors, open_checkpoint
 from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.errors import ConfigError
+from gpt2kit.hub import push_files, push_saved
 from gpt2kit.model.embeddings import EmbeddingAccess
 from gpt2kit.model.load_arguments import accepted, find_config
 from gpt2kit.model.placement import plan
@@ -178,7 +180,7 @@ class PreTrainedModel(EmbeddingAccess):
             model.generation_config = (
                 copy.deepcopy(generation_config)
                 if generation_config is not None
-                else GenerationConfig.for_model(checkpoint.folder)
+                else _generation_config(new, checkpoint.folder, settings)
             )
         placement.finish(model)
         if report := info.in_one_line():
@@ -193,23 +195,49 @@ class PreTrainedModel(EmbeddingAccess):
         max_shard_size: int | str = "50GB",
         variant: str | None = None,
         safe_serialization: bool = True,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        save_peft_format: bool = True,
+        save_original_format: bool = True,
+        **hub_options: Any,
     ) -> None:
         """Write config.json, safetensors in the model's dtype and generation_config.json, as Transformers does.
 
         state_dict: weights to write instead of the model's, all or some. Above max_shard_size, bytes or
         "5GB", weights are written in shards. variant "fp16" makes model.fp16.safetensors. Where
-        is_main_process is false nothing is written.
+        is_main_process is false nothing is written. push_to_hub also publishes the files in repo_id, by
+        default a repository with the folder's name; hub_options as for push_to_hub. save_peft_format and
+        save_original_format concern other models and change nothing.
 
-        Raises CheckpointError, ConfigError or GenerationError before anything is written.
+        Raises CheckpointError, ConfigError or GenerationError before anything is written; HubError.
         """
         if not safe_serialization:
             raise ConfigError(
                 "safe_serialization=False would write a pickle, which can hold code; leave it out"
             )
-        if is_main_process:
-            save_model(
-                self, save_directory, state_dict=state_dict, max_shard_size=max_shard_size, variant=variant
-            )
+        if not push_to_hub and hub_options.keys() - {"token"}:
+            raise ConfigError(f"{', '.join(hub_options)} given without push_to_hub=True; leave them out")
+        if not is_main_process:
+            return
+        files = save_model(
+            self, save_directory, state_dict=state_dict, max_shard_size=max_shard_size, variant=variant
+        )
+        if push_to_hub:
+            push_files(save_directory, files, repo_id, **{"commit_message": "Upload model", **hub_options})
+
+    def push_to_hub(
+        self, repo_id: str, *, max_shard_size: int | str = "50GB", variant: str | None = None, **options: Any
+    ) -> Any:
+        """Publish what save_pretrained writes, as one commit of a repository that is made if needed.
+
+        options: commit_message, commit_description, private, token, revision (a branch), create_pr, tags.
+        Gives huggingface_hub's CommitInfo. Raises HubError.
+        """
+        return push_saved(
+            lambda folder: save_model(self, folder, max_shard_size=max_shard_size, variant=variant),
+            repo_id,
+            **{"commit_message": "Upload model", **options},
+        )
 
     @torch.no_grad()
     def init_weights(self, names: Iterable[str] | None = None) -> None:
@@ -250,3 +278,12 @@ class PreTrainedModel(EmbeddingAccess):
     def _asks(self, field: str, argument: bool | None) -> bool:
         """An argument's value, or the configuration's when it was not given."""
         return bool(getattr(self.config, field)) if argument is None else argument
+
+
+def _generation_config(config: GPT2Config, folder: Path, settings: Mapping[str, Any]) -> GenerationConfig:
+    """Give a folder's options of generation, some of them changed, or those in the configuration."""
+    if not any((folder / name).is_file() for name in ("generation_config.json", "config.json")):
+        return GenerationConfig.from_model_config(config)
+    options = GenerationConfig.for_model(folder)
+    options.update(**settings)
+    return options
