@@ -51,6 +51,7 @@ class Checkpoint:
         self.file_bytes = sum(file.size for file in files)
         self.metadata = {key: value for file in files for key, value in file.metadata.items()}
         self._table: dict[str, tuple[WeightsFile, TensorInfo]] = {}
+        self._mapped_names: dict[str, str] = {}
         for file in files:
             for info in file.tensors.values():
                 self._add(file, info)
@@ -69,6 +70,7 @@ class Checkpoint:
                 f"{file.path}: tensor {info.name!r} is there twice: see {there.name!r} in {other.path.name}"
             )
         self._table[name] = (file, info)
+        self._mapped_names[name] = renamed
 
     def _check(self, allow_missing: bool, allow_mismatched: bool) -> tuple[str, ...]:
         trunk, heads = trunk_shapes(self.config), head_shapes(self.config)
@@ -158,9 +160,9 @@ class Checkpoint:
             yield flat[start : start + _PIECE]
             file.release(info.name, start * flat.itemsize, min(start + _PIECE, flat.size) * flat.itemsize)
 
-    def stored_name(self, name: str) -> str:
-        """Give the name that a tensor has in the file."""
-        return self._entry(name)[1].name
+    def mapped_name(self, name: str) -> str:
+        """Give the name that a tensor has in the file, prefix and all, as key_mapping makes it."""
+        return self._mapped_names[name]
 
     def float32(self, name: str) -> NDArray[np.float32]:
         """Give a tensor as read-only float32: the view itself when stored so, a converted copy otherwise."""

@@ -37,6 +37,8 @@ class PreTrainedModel(EmbeddingAccess):
     generation_config: what a model that generates does by default; None for one that does not.
     """
 
+    config_class = GPT2Config
+    main_input_name = "input_ids"
     generation_config: GenerationConfig | None
 
     def __init__(self, config: GPT2Config) -> None:
@@ -266,6 +268,11 @@ class PreTrainedModel(EmbeddingAccess):
         for module in self.modules():
             if isinstance(module, PreTrainedModel):
                 module.attn_implementation = attn_implementation
+
+    @property
+    def name_or_path(self) -> str:
+        """The name or folder that the model was loaded from, or ""."""
+        return self.config.name_or_path
 
     @property
     def device(self) -> torch.device:

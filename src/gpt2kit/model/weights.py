@@ -93,7 +93,7 @@ def compare(model: EmbeddingAccess, checkpoint: Checkpoint) -> LoadingInfo:
             info.missing_keys.add(name)
         elif (there := checkpoint.info(canonical(name)).shape) != tuple(parameter.shape):
             info.mismatched_keys.add((name, there, tuple(parameter.shape)))
-    info.unexpected_keys = {checkpoint.stored_name(name) for name in checkpoint.names() if name not in known}
+    info.unexpected_keys = {checkpoint.mapped_name(name) for name in checkpoint.names() if name not in known}
     return info
 
 
