@@ -23,11 +23,18 @@ Place = torch.device | Literal["disk"]
 
 @dataclass
 class Placement:
-    """Where the weights of one model go. device_map is what the caller or a strategy said, by module."""
+    """Where the weights of one model go. device_map is what the caller or a strategy said, by module.
+
+    names: of each weight, the other names of the same tensor.
+    """
 
     device_map: dict[str, Place]
+    names: dict[str, list[str]]
     offload_folder: str | os.PathLike[str] | None = None
     offload_buffers: bool = False
+
+    def __post_init__(self) -> None:
+        self._index: dict[str, Any] = {}  # accelerate's list of what is in offload_folder
 
     @property
     def is_spread(self) -> bool:
@@ -47,11 +54,11 @@ class Placement:
             return values.to(place)
         from accelerate.utils import offload_weight
 
-        offload_weight(values, name, self.offload_folder, index=self._index)
+        assert self.offload_folder is not None  # plan() has looked
+        os.makedirs(self.offload_folder, exist_ok=True)
+        for known_as in (name, *self.names[name]):
+            offload_weight(values, known_as, self.offload_folder, index=self._index)
         return values.to("meta")
-
-    def __post_init__(self) -> None:
-        self._index: dict[str, Any] = {}  # accelerate's list of what is in offload_folder
 
     def finish(self, model: nn.Module) -> None:
         """Let accelerate move weights and activations, where the model is spread."""
@@ -59,7 +66,7 @@ class Placement:
             return
         from accelerate import dispatch_model
 
-        places = {name: _for_accelerate(place) for name, place in self.device_map.items()}
+        places = {name: _for_accelerate(place) for name, place in self._parts(model, "", None).items()}
         dispatch_model(
             model,
             places,
@@ -68,6 +75,19 @@ class Placement:
             offload_buffers=self.offload_buffers,
             skip_keys="past_key_values",
         )
+
+    def _parts(self, module: nn.Module, name: str, place: Place | None) -> dict[str, Place]:
+        """Give the map without a module around another one, of which accelerate would lose the rest."""
+        place = self.device_map.get(name, place)
+        inside = f"{name}." if name else ""
+        if place is not None and not any(
+            part != name and part.startswith(inside) for part in self.device_map
+        ):
+            return {name: place}
+        parts: dict[str, Place] = {}
+        for child, submodule in module.named_children():
+            parts |= self._parts(submodule, f"{inside}{child}", place)
+        return parts
 
 
 def plan(
@@ -95,7 +115,7 @@ def plan(
         places = {name: _place(place) for name, place in device_map.items()}
     else:
         places = {"": as_device("cpu" if device_map is None else device_map)}
-    placement = Placement(places, offload_folder, offload_buffers)
+    placement = Placement(places, _names(model), offload_folder, offload_buffers)
     _check(model, placement)
     return placement
 
@@ -107,9 +127,8 @@ def as_device(device: str | int | torch.device) -> torch.device:
     try:
         if device == "auto":
             return accelerator or torch.device("cpu")
-        if isinstance(device, int):
-            device = f"{accelerator.type if accelerator else 'cuda'}:{device}"
-        wanted = torch.device(device)
+        kind = accelerator.type if accelerator else "cuda"
+        wanted = torch.device(f"{kind}:{device}" if isinstance(device, int) else device)
     except RuntimeError:
         raise ConfigError(f"device is {device!r}; this machine has {here}") from None
     count = (
@@ -143,7 +162,7 @@ def _choose(model: nn.Module, strategy: str, max_memory: Mapping[Any, int | str]
 def _check(model: nn.Module, placement: Placement) -> None:
     modules = {name for name, _ in model.named_modules()}
     weights = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    unknown = [name for name in placement.device_map if name not in modules and name not in weights]
+    unknown = [name for name in placement.device_map if name not in modules]
     if unknown:
         raise ConfigError(
             f"device_map names {unknown[0]!r}; {type(model).__name__} has no such module: "
@@ -163,13 +182,25 @@ def _check(model: nn.Module, placement: Placement) -> None:
         raise ConfigError(
             "device_map puts modules on disk; give offload_folder, where their weights are kept"
         )
-    first: dict[int, str] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        other = first.setdefault(id(parameter), name)
-        if placement.place(other) != placement.place(name):
+    for name, others in placement.names.items():
+        places = {placement.place(known_as) for known_as in (name, *others)}
+        if len(places) > 1 and "disk" in places:
             raise ConfigError(
-                f"device_map puts {other} and {name} in two places, one of them disk; they are one tensor"
+                f"device_map puts {name} and {others[0]} in two places, one of them disk; they are one tensor"
             )
+
+
+def _names(model: nn.Module) -> dict[str, list[str]]:
+    """Give the first name of every weight with its other names, if it is tied."""
+    first: dict[int, str] = {}
+    names: dict[str, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        known_as = first.setdefault(id(parameter), name)
+        if known_as == name:
+            names[name] = []
+        else:
+            names[known_as].append(name)
+    return names
 
 
 def _place(place: Any) -> Place:
