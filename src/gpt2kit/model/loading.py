@@ -113,8 +113,8 @@ class PreTrainedModel(EmbeddingAccess):
         dtype: None and "auto" are the configuration's, or else the file's; or a name or torch.dtype.
         device_map, max_memory, offload_folder: as for placement.plan; None is the CPU. use_safetensors=False
         reads pickled .bin files, as tensors only; otherwise they are refused. key_mapping: regular
-        expressions and what replaces them in the names of the file. disable_mmap reads whole files into
-        memory; otherwise memory is needed for one copy of the weights.
+        expressions and what replaces them in the names of the file. Memory is needed for one copy
+        of the weights, and for the file beside it if that is a .bin or disable_mmap reads it in whole.
 
         Weights that the file lacks are drawn at random with a warning, and with ignore_mismatched_sizes those
         of another shape too. output_loading_info also returns a dict of missing_keys, unexpected_keys,
