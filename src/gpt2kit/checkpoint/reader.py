@@ -54,7 +54,7 @@ class Checkpoint:
         key_mapping: Mapping[str, str] | None = None,
     ) -> None:
         self.folder, self.config = folder, config
-        self._key_mapping = dict(key_mapping or {})
+        self._key_mapping = _compiled(key_mapping or {})
         self.file_bytes = sum(file.size for file in files)
         self.metadata = {key: value for file in files for key, value in file.metadata.items()}
         self._table: dict[str, tuple[WeightsFile, TensorInfo]] = {}
@@ -66,8 +66,8 @@ class Checkpoint:
 
     def _add(self, file: WeightsFile, info: TensorInfo) -> None:
         renamed = info.name
-        for pattern, replacement in self._key_mapping.items():
-            renamed = re.sub(pattern, replacement, renamed)
+        for pattern, replacement in self._key_mapping:
+            renamed = pattern.sub(replacement, renamed)
         name = canonical_name(renamed)
         if name is None:
             return
@@ -285,3 +285,15 @@ def checkpoint_of_tensors(
     )
     checkpoint._drop_tied_head()
     return checkpoint
+
+
+def _compiled(key_mapping: Mapping[str, str]) -> list[tuple[re.Pattern[str], str]]:
+    try:
+        pairs = [(re.compile(pattern), replacement) for pattern, replacement in key_mapping.items()]
+        for pattern, replacement in pairs:
+            pattern.sub(replacement, "")  # a replacement may name a group that is not there
+    except (re.error, TypeError) as error:
+        raise CheckpointError(
+            f"key_mapping maps regular expressions to replacements, and one is none: {error}"
+        ) from None
+    return pairs

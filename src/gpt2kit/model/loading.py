@@ -111,7 +111,8 @@ class PreTrainedModel(EmbeddingAccess):
         folder's, such as pad_token_id. With state_dict, weights by name, and config the model's name is None.
 
         dtype: None and "auto" are the configuration's, or else the file's; or a name or torch.dtype.
-        device_map, max_memory, offload_folder: as for placement.plan; None is the CPU. use_safetensors=False
+        device_map, max_memory, offload_folder: as for placement.plan; None is the CPU, or
+        torch's default device where that is another. use_safetensors=False
         reads pickled .bin files, as tensors only; otherwise they are refused. key_mapping: regular
         expressions and what replaces them in the names of the file. Memory is needed for one copy
         of the weights, and for the file beside it if that is a .bin or disable_mmap reads it in whole.

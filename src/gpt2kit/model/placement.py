@@ -100,7 +100,7 @@ def plan(
 ) -> Placement:
     """Decide where the weights of a model go; it may still be on the meta device.
 
-    device_map: None for the CPU; a device for the whole model; a mapping from modules to devices or "disk";
+    device_map: None for torch's default device, which is the CPU unless the caller chose another; a device for the whole model; a mapping from modules to devices or "disk";
     or a strategy: "auto" and "balanced" fill the accelerators evenly, "balanced_low_0" keeps the first free,
     "sequential" fills one after the other. max_memory gives the bytes ("10GB") of each device for a strategy.
 
@@ -113,8 +113,10 @@ def plan(
         raise ConfigError(f"max_memory needs a device_map of {', '.join(STRATEGIES)}; it is {device_map!r}")
     elif isinstance(device_map, Mapping):
         places = {name: _place(place) for name, place in device_map.items()}
+    elif device_map is None:
+        places = {"": _default_device()}
     else:
-        places = {"": as_device("cpu" if device_map is None else device_map)}
+        places = {"": as_device(device_map)}
     placement = Placement(places, _names(model), offload_folder, offload_buffers)
     _check(model, placement)
     return placement
@@ -129,7 +131,7 @@ def as_device(device: str | int | torch.device) -> torch.device:
             return accelerator or torch.device("cpu")
         kind = accelerator.type if accelerator else "cuda"
         wanted = torch.device(f"{kind}:{device}" if isinstance(device, int) else device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise ConfigError(f"device is {device!r}; this machine has {here}") from None
     count = (
         torch.accelerator.device_count() if accelerator is not None and wanted.type == accelerator.type else 0
@@ -137,6 +139,16 @@ def as_device(device: str | int | torch.device) -> torch.device:
     if wanted.type != "cpu" and (wanted.index or 0) >= count:
         raise ConfigError(f"device is {str(device)!r}; this machine has {here}")
     return wanted
+
+
+def _default_device() -> torch.device:
+    device = torch.get_default_device()
+    if device.type == "meta":
+        raise ConfigError(
+            "from_pretrained reads weights, and the default device is 'meta', which holds none; leave "
+            "torch.device('meta'), or use from_config for a model without weights"
+        )
+    return device
 
 
 def _choose(model: nn.Module, strategy: str, max_memory: Mapping[Any, int | str] | None) -> dict[str, Place]:

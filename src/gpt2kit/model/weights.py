@@ -114,7 +114,9 @@ def fill(model: "PreTrainedModel", checkpoint: Checkpoint, info: LoadingInfo, ke
         owner, _, leaf = name.rpartition(".")
         module = model.get_submodule(owner)
         if name in random:
-            setattr(module, leaf, nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype)))
+            setattr(
+                module, leaf, nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu"))
+            )
             model.init_weights([name])
             values = getattr(module, leaf).detach()
         else:
@@ -127,7 +129,7 @@ def fill(model: "PreTrainedModel", checkpoint: Checkpoint, info: LoadingInfo, ke
 def read_tensor(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> Tensor:
     """Copy a tensor out of the files into memory, in the given dtype."""
     stored = checkpoint.info(name)
-    values = torch.empty(stored.shape, dtype=dtype)
+    values = torch.empty(stored.shape, dtype=dtype, device="cpu")
     flat = values.view(-1)
     start = 0
     for piece in checkpoint.pieces(name):

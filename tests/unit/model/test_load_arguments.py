@@ -185,6 +185,26 @@ def test_state_dict_needs_a_config_and_no_name(folder, model, config) -> None:
         GPT2LMHeadModel.from_pretrained(None, config=config, state_dict={"wte.weight": [1.0]})
 
 
+def test_key_mapping_renames_and_is_judged(folder, model) -> None:
+    state = {f"module.{name}": value for name, value in model.state_dict().items()}
+    back = GPT2LMHeadModel.from_pretrained(
+        None, config=model.config, state_dict=state, key_mapping={r"^module\.": ""}
+    )
+    assert torch.equal(back.lm_head.weight, model.lm_head.weight)
+    for bad in ({"(": ""}, {"a": r"\1"}, {"a": 3}):
+        with pytest.raises(CheckpointError, match="key_mapping maps regular expressions"):
+            GPT2LMHeadModel.from_pretrained(folder, key_mapping=bad)
+
+
+def test_default_device_is_heeded(folder) -> None:
+    with torch.device("cpu"):
+        assert GPT2LMHeadModel.from_pretrained(folder).device.type == "cpu"
+    with torch.device("meta"):
+        with pytest.raises(ConfigError, match="the default device is 'meta', which holds none"):
+            GPT2LMHeadModel.from_pretrained(folder)
+        assert GPT2LMHeadModel.from_pretrained(folder, device_map="cpu").device.type == "cpu"
+
+
 def test_options_of_generation_are_kept_and_judged(folder, model) -> None:
     back = GPT2LMHeadModel.from_pretrained(folder)
     assert back.generation_config.eos_token_id == 0

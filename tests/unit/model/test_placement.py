@@ -75,6 +75,7 @@ def test_the_longest_name_decides(model) -> None:
             {"offload_folder": "x"},
             "two places, one of them disk; they are one",
         ),
+        ({"": None}, {}, "device is None"),
         ("everywhere", {}, "device is 'everywhere'; this machine has"),
         (-1, {}, "device is -1"),
         ("cpu", {"max_memory": {"cpu": "1GB"}}, "max_memory needs a device_map of auto, balanced"),
