@@ -100,7 +100,9 @@ def compare(model: EmbeddingAccess, checkpoint: Checkpoint) -> LoadingInfo:
 def refuse_mismatches(info: LoadingInfo, where: str) -> None:
     """Raise CheckpointError when the file's shapes are not the model's."""
     if info.mismatched_keys:
-        name, there, here = min(info.mismatched_keys)
+        name, there, here = min(
+            info.mismatched_keys, key=lambda found: (-len(found[1]), found[0])
+        )  # a matrix
         raise CheckpointError(
             f"{where}: {name} has the shape {there} there and {here} here; make the configuration fit, such as "
             "num_labels for a head, or give ignore_mismatched_sizes=True to draw it at random"
