@@ -1,7 +1,8 @@
 """The one table of tensor names, shapes and layouts of a GPT-2 checkpoint. Touches no file and no array.
 
 Names here are canonical: without the `transformer.` that models with a head put in front of the trunk.
-Letters: V vocab_size, P n_positions, C n_embd, I n_inner, N labels.
+Letters: V vocab_size, P n_positions, C n_embd, I n_inner, N labels, A what a layer's attention heads take of C,
+which is all of it unless heads are pruned.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ LM_HEAD = "lm_head.weight"
 BLOCK: tuple[tuple[str, str], ...] = (
     ("ln_1.weight", "C"),
     ("ln_1.bias", "C"),
-    ("attn.c_attn.weight", "C 3C"),
-    ("attn.c_attn.bias", "3C"),
-    ("attn.c_proj.weight", "C C"),
+    ("attn.c_attn.weight", "C 3A"),
+    ("attn.c_attn.bias", "3A"),
+    ("attn.c_proj.weight", "A C"),
     ("attn.c_proj.bias", "C"),
     ("ln_2.weight", "C"),
     ("ln_2.bias", "C"),
@@ -100,12 +101,12 @@ def trunk_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
     """Give the shape of every tensor that a trunk of this configuration has, in order."""
     sizes = _sizes(config)
     block = BLOCK + (CROSS_ATTENTION if config.add_cross_attention else ())
-    table = [
-        *EMBEDDINGS,
-        *((f"h.{i}.{name}", shape) for i in range(config.n_layer) for name, shape in block),
-        *FINAL_NORM,
-    ]
-    return {name: _shape(letters, sizes) for name, letters in table}
+    shapes = {name: _shape(letters, sizes) for name, letters in EMBEDDINGS}
+    for i in range(config.n_layer):
+        width = len(config.kept_heads(i)) * (config.n_embd // config.n_head)
+        sizes |= {"A": width, "3A": 3 * width}
+        shapes |= {f"h.{i}.{name}": _shape(letters, sizes) for name, letters in block}
+    return shapes | {name: _shape(letters, sizes) for name, letters in FINAL_NORM}
 
 
 def head_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
@@ -134,7 +135,6 @@ def _sizes(config: GPT2Config) -> dict[str, int]:
         "C": C,
         "I": inner,
         "2C": 2 * C,
-        "3C": 3 * C,
         "2": 2,
     }
 

@@ -131,6 +131,20 @@ def _label2id(name: str, value: Any) -> Any:
     return dict(value)
 
 
+def _pruned_heads(name: str, value: Any) -> Any:
+    if not isinstance(value, dict) or len(value) > 1024:
+        raise refuse(name, value, "a mapping from layer to a list of heads")
+    pruned: dict[int, list[int]] = {}
+    for key, heads in value.items():
+        layer = int(key) if type(key) is str and key.isascii() and key.isdigit() and len(key) < 10 else key
+        if type(layer) is not int or layer in pruned or not isinstance(heads, (list, tuple, set)):
+            raise refuse(f"{name}[{key!r}]", heads, "a list of heads for each layer, counted from 0")
+        if len(heads) > 2**16 or not all(type(head) is int for head in heads):
+            raise refuse(f"{name}[{key!r}]", heads, "a list of heads, counted from 0")
+        pruned[layer] = sorted(set(heads))
+    return pruned
+
+
 _dropout = _number(0.0, 1.0)
 
 # Transformers' fields, in its order. The first block is common to all its models, the second is GPT-2's.
@@ -179,6 +193,7 @@ OPTIONAL_CHECKS: dict[str, Check] = {
     "hidden_dropout": _optional(_dropout),
     "summary_last_dropout": _optional(_dropout),
     "tie_last_hidden_states": _optional(_boolean),
+    "pruned_heads": _optional(_pruned_heads),
 }
 
 # Settings of generation() that old files carry. They belong in generation_config.json and are dropped here.

@@ -88,6 +88,9 @@ class GPT2Config:
     reorder_and_upcast_attn: bool
     add_cross_attention: bool
     tie_word_embeddings: bool
+    pruned_heads: dict[int, list[int]] | None = (
+        None  # by layer; an attribute of its own once heads are pruned
+    )
     hidden_size: int
     max_position_embeddings: int
     num_attention_heads: int
@@ -105,10 +108,7 @@ class GPT2Config:
         if num_labels is not None or self.id2label is None:
             self.num_labels = 2 if num_labels is None else num_labels
         for name, value in given.items():
-            if name == "output_attentions":  # judged together with attn_implementation by validate()
-                self._output_attentions = FIELDS["output_hidden_states"].check(name, value)
-            else:
-                setattr(self, name, value)
+            setattr(self, name, value)
         self.validate()
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -183,16 +183,12 @@ class GPT2Config:
 
     @property
     def output_attentions(self) -> bool | None:
-        """Whether models return attention weights. Setting it chooses the eager backend if none is chosen."""
+        """Whether models return attention weights, which every backend can."""
         return self._output_attentions
 
     @output_attentions.setter
     def output_attentions(self, value: bool | None) -> None:
-        value = FIELDS["output_hidden_states"].check("output_attentions", value)
-        if value and self._attn_implementation is None:
-            self._attn_implementation = "eager"
-        self._output_attentions = value
-        self._check_output_attentions()
+        self._output_attentions = FIELDS["output_hidden_states"].check("output_attentions", value)
 
     def validate(self) -> None:
         """Check what no single setting can tell: divisibility, size, contradictions. Raises ConfigError."""
@@ -207,13 +203,20 @@ class GPT2Config:
                 "problem_type is 'single_label_classification' with num_labels 1; use num_labels 2 or "
                 "problem_type 'regression'"
             )
-        self._check_output_attentions()
+        for layer, heads in (self.pruned_heads or {}).items():
+            if not 0 <= layer < self.n_layer or not all(0 <= head < self.n_head for head in heads):
+                raise refuse(
+                    f"pruned_heads[{layer}]",
+                    heads,
+                    f"layers 0 to {self.n_layer - 1}, heads 0 to {self.n_head - 1}",
+                )
+            if len(heads) == self.n_head:
+                raise refuse(f"pruned_heads[{layer}]", heads, "some of the layer's heads; leave at least one")
 
-    def _check_output_attentions(self) -> None:
-        if self._output_attentions and self._attn_implementation not in (None, "eager"):
-            raise ConfigError(
-                f"output_attentions needs attn_implementation 'eager'; it is {self._attn_implementation!r}"
-            )
+    def kept_heads(self, layer_idx: int) -> list[int]:
+        """Give the heads that a layer's self-attention still has, counted as before any pruning."""
+        pruned = set((self.pruned_heads or {}).get(layer_idx, ()))
+        return [head for head in range(self.n_head) if head not in pruned]
 
     def num_parameters(self) -> int:
         """Count the parameters of embeddings, blocks and last norm; cross-attention and heads left out."""

@@ -59,6 +59,8 @@ def unsupported_reason(config: GPT2Config) -> str | None:
     """Say why the native engine cannot run this configuration, or return None when it can."""
     if config.add_cross_attention:
         return "add_cross_attention=True has no native implementation"
+    if config.pruned_heads and any(config.pruned_heads.values()):
+        return "heads are pruned, and the native kernels take all layers to have n_head of them"
     if config.activation_function not in ACTIVATIONS:
         known = ", ".join(sorted(ACTIVATIONS))
         return f"activation_function {config.activation_function!r} has no native kernel; it has {known}"

@@ -8,7 +8,7 @@ from gpt2kit.model.auto import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
-from gpt2kit.model.cache import DynamicCache
+from gpt2kit.model.cache import DynamicCache, EncoderDecoderCache
 from gpt2kit.model.double_heads import GPT2DoubleHeadsModel, GPT2SequenceSummary
 from gpt2kit.model.gpt2 import GPT2LMHeadModel, GPT2Model, GPT2PreTrainedModel
 from gpt2kit.model.heads import (
@@ -36,6 +36,7 @@ __all__ = [
     "BaseModelOutputWithPastAndCrossAttentions",
     "CausalLMOutputWithCrossAttentions",
     "DynamicCache",
+    "EncoderDecoderCache",
     "GPT2DoubleHeadsModel",
     "GPT2DoubleHeadsModelOutput",
     "GPT2ForQuestionAnswering",

@@ -90,6 +90,33 @@ class DynamicCache:
         return self._keys[layer_idx][:, :, :length], self._values[layer_idx][:, :, :length]
 
 
+class EncoderDecoderCache:
+    """The cache of a text beside the keys and values of an encoder's states, which are computed only once.
+
+    is_updated: for each layer, whether its cross-attention has been put into cross_attention_cache.
+    """
+
+    def __init__(self, self_attention_cache: DynamicCache, cross_attention_cache: DynamicCache) -> None:
+        self.self_attention_cache = self_attention_cache
+        self.cross_attention_cache = cross_attention_cache
+        self.is_updated = {i: True for i in range(len(cross_attention_cache))}
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Number of the text's positions held (S)."""
+        return self.self_attention_cache.get_seq_length(layer_idx)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Make row i what row beam_idx[i] was, in both caches."""
+        self.self_attention_cache.reorder_cache(beam_idx)
+        self.cross_attention_cache.reorder_cache(beam_idx)
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.self_attention_cache.reset()
+        self.cross_attention_cache.reset()
+        self.is_updated = {}
+
+
 class RaggedCache:
     """The caches of rows of any lengths, whose new positions stand end to end on one time axis, (1, sum T).
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ConfigError
 from gpt2kit.model.activations import get_activation
-from gpt2kit.model.cache import DynamicCache
-from gpt2kit.model.gpt2 import GPT2WithLMHead
+from gpt2kit.model.gpt2 import Cache, GPT2WithLMHead
 from gpt2kit.model.losses import causal_lm_loss, cross_entropy
 from gpt2kit.model.outputs import GPT2DoubleHeadsModelOutput
 
@@ -71,12 +70,12 @@ class GPT2DoubleHeadsModel(GPT2WithLMHead):
         super().__init__(config)
         config.num_labels = 1
         self.multiple_choice_head = GPT2SequenceSummary(config)
-        self.init_weights([n for n, _ in self.named_parameters() if n.startswith("multiple_choice_head.")])
+        self.post_init()
 
     def forward(
         self,
         input_ids: Tensor | None = None,
-        past_key_values: DynamicCache | None = None,
+        past_key_values: Cache | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
@@ -88,6 +87,9 @@ class GPT2DoubleHeadsModel(GPT2WithLMHead):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        head_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
     ) -> GPT2DoubleHeadsModelOutput | tuple[Any, ...]:
         """Give logits (B, C, T, V) for the next token and mc_logits (B, C) for the choice.
 
@@ -109,6 +111,9 @@ class GPT2DoubleHeadsModel(GPT2WithLMHead):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
+            head_mask=head_mask,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
         )
         hidden = trunk.last_hidden_state
         logits = self.lm_head(hidden)

@@ -90,7 +90,6 @@ class EmbeddingAccess(nn.Module):
         if head is not None:
             head.weight = self.get_input_embeddings().weight if is_shared else _resized(head.weight, V, std)
             head.out_features = V
-        self.tie_weights()
         return self.get_input_embeddings()
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:

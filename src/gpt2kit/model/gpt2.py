@@ -5,19 +5,24 @@ trunk is embeddings, blocks and a last norm; the language model multiplies by th
 names are those of the published checkpoints. Reading and writing of folders is in loading.py.
 """
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from gpt2kit.config import GPT2Config
-from gpt2kit.errors import ConfigError
 from gpt2kit.model.activations import get_activation
 from gpt2kit.model.attention import Conv1D, GPT2Attention
-from gpt2kit.model.cache import DynamicCache, RaggedCache
+from gpt2kit.model.cache import DynamicCache, EncoderDecoderCache, RaggedCache
+from gpt2kit.model.inputs import check_cache, check_encoder_states, check_inputs, checked_rows, head_masks
 from gpt2kit.model.loading import PreTrainedModel
 from gpt2kit.model.losses import causal_lm_loss
+from gpt2kit.model.masks import AttentionMask, causal_mask, cross_mask
 from gpt2kit.model.outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
+
+Cache: TypeAlias = DynamicCache | EncoderDecoderCache | RaggedCache
 
 
 class GPT2MLP(nn.Module):
@@ -34,32 +39,71 @@ class GPT2MLP(nn.Module):
         return y
 
 
+@dataclass
+class AttentionRecord:
+    """Attention weights as the blocks compute them, one Weights a layer."""
+
+    attentions: list[Any] = field(default_factory=list)
+    cross_attentions: list[Any] = field(default_factory=list)
+
+
 class GPT2Block(nn.Module):
     def __init__(self, config: GPT2Config, layer_idx: int) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.attn = GPT2Attention(config, layer_idx)
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        if config.add_cross_attention:
+            self.crossattention = GPT2Attention(config, layer_idx, is_cross_attention=True)
+            self.ln_cross_attn = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = GPT2MLP(config)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, cache: DynamicCache | RaggedCache | None, fused: bool
-    ) -> tuple[Tensor, Tensor | tuple[Tensor | None, ...] | None]:
-        y, weights = self.attn(self.ln_1(x), mask, cache, fused)
+        self,
+        x: Tensor,
+        mask: AttentionMask,
+        cache: Cache | None = None,
+        head_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_mask: AttentionMask | None = None,
+        record: AttentionRecord | None = None,
+    ) -> Tensor:
+        """Give the stream after this block; attention weights go into the record, if there is one."""
+        y, weights = self.attn(self.ln_1(x), mask, cache, None, head_mask, record is not None)
+        if record is not None:
+            record.attentions.append(weights)
         x = x + y
+        if encoder_hidden_states is not None:
+            y, weights = self.crossattention(
+                self.ln_cross_attn(x),
+                encoder_mask,
+                cache,
+                encoder_hidden_states,
+                head_mask,
+                record is not None,
+            )
+            if record is not None:
+                record.cross_attentions.append(weights)
+            x = x + y
         x = x + self.mlp(self.ln_2(x))
-        return x, weights
+        return x
 
 
 class GPT2PreTrainedModel(PreTrainedModel):
     """What the trunk and every model with a head share."""
 
-    def __init__(self, config: GPT2Config) -> None:
-        if config.add_cross_attention:
-            raise ConfigError(
-                "add_cross_attention is true; this model has self-attention only, set it to false"
-            )
-        super().__init__(config)
+    config_class = GPT2Config
+    main_input_name = "input_ids"
+
+    @property
+    def name_or_path(self) -> str:
+        """The name or path that the configuration was loaded from, or ""."""
+        return self.config.name_or_path
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """Whether the model has a language model head, from which text can be generated."""
+        return False
 
 
 class GPT2Model(GPT2PreTrainedModel):
@@ -72,20 +116,25 @@ class GPT2Model(GPT2PreTrainedModel):
         self.drop = nn.Dropout(config.embd_pdrop)
         self.h = nn.ModuleList(GPT2Block(config, i) for i in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.init_weights()
+        # Runs a block with less memory in training; see gradient_checkpointing_enable.
+        self.block_checkpoint: Callable[..., Any] | None = None
+        self.post_init()
 
     def forward(
         self,
         input_ids: Tensor | None = None,
-        past_key_values: DynamicCache | RaggedCache | None = None,
+        past_key_values: Cache | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        head_mask: Tensor | None = None,
     ) -> BaseModelOutputWithPastAndCrossAttentions | tuple[Any, ...]:
         """Run T new positions after the S - T that past_key_values holds.
 
@@ -95,53 +144,79 @@ class GPT2Model(GPT2PreTrainedModel):
         S - 1 whatever the mask says, so pad on the right or give them. token_type_ids (..., T) are looked up
         in wte and added. past_key_values is extended in place; use_cache makes one when there is none.
 
+        encoder_hidden_states (B, S', C) are what cross-attention reads, encoder_attention_mask (B, S') or 4-D.
+        head_mask (H,), (L, H) or (L, B, H, T, S) multiplies attention weights, of cross-attention too.
+        output_attentions gives the weights whatever the back end, (B, H, T, S) each.
+
         Raises ValueError for inputs that contradict each other or exceed n_positions.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give input_ids or inputs_embeds, exactly one of them")
-        use_cache = self.config.use_cache if use_cache is None else use_cache
-        cache = past_key_values if past_key_values is not None else DynamicCache() if use_cache else None
-
+        check_inputs(input_ids, inputs_embeds, self.config)
+        check_cache(past_key_values)
+        cache, use_cache = self._prepared_cache(past_key_values, use_cache)
         embeds: Tensor = self.wte(input_ids) if inputs_embeds is None else inputs_embeds
         shape = embeds.shape  # (..., T, C)
         x = embeds.reshape(-1, *shape[-2:])  # (B, T, C)
         B, T, _ = x.shape
-        past = 0 if cache is None or isinstance(cache, RaggedCache) else cache.get_seq_length()
         if position_ids is None:
             position_ids = self._next_positions(cache, T, x.device)
-        x = x + self.wpe(position_ids.reshape(-1, T))
+        else:
+            position_ids = checked_rows(position_ids, "position_ids", self.config.n_positions, B, T)
+        x = x + self.wpe(position_ids)
         if token_type_ids is not None:
-            x = x + self.wte(token_type_ids.reshape(-1, T))
+            x = x + self.wte(checked_rows(token_type_ids, "token_type_ids", self.config.vocab_size, B, T))
         x = self.drop(x)
 
-        mask = _causal_mask(attention_mask, B, T, past, x)
-        hidden_states: list[Tensor] | None = (
-            [] if self._asks("output_hidden_states", output_hidden_states) else None
-        )
-        attentions: list[Any] | None = [] if self._asks("output_attentions", output_attentions) else None
-        if isinstance(cache, RaggedCache) and mask is not None:
-            raise ValueError("attention_mask does not go with rows of unequal length")
-        fused = attentions is None and self.attn_implementation != "eager"
-        for block in self.h:
-            if hidden_states is not None:
-                hidden_states.append(x.view(shape))
-            x, weights = block(x, mask, cache, fused)
-            if attentions is not None:
-                attentions.append(weights)
+        check_encoder_states(encoder_hidden_states, encoder_attention_mask, B, self.config)
+        encoder_mask = None
+        if encoder_hidden_states is not None:
+            S = encoder_hidden_states.shape[1]
+            encoder_mask = cross_mask(encoder_attention_mask, B, T, S, self.config, x)
+        if isinstance(cache, RaggedCache):
+            if attention_mask is not None or encoder_hidden_states is not None:
+                raise ValueError("attention_mask and encoders do not go with rows of unequal length")
+            mask = AttentionMask(is_causal=True)
+        else:
+            past = 0 if cache is None else cache.get_seq_length()
+            mask = causal_mask(attention_mask, B, T, past + T, self.config, x)
+        record = AttentionRecord() if self._asks("output_attentions", output_attentions) else None
+        states: list[Tensor] | None = [] if self._asks("output_hidden_states", output_hidden_states) else None
+        for block, factors in zip(self.h, head_masks(head_mask, self.config, x), strict=True):
+            if states is not None:
+                states.append(x.view(shape))
+            inputs = (x, mask, cache, factors, encoder_hidden_states, encoder_mask, record)
+            if self.training and self.block_checkpoint is not None:
+                x = self.block_checkpoint(block, *inputs)
+            else:
+                x = block(*inputs)
         x = self.ln_f(x).view(shape)
-        if hidden_states is not None:
-            hidden_states.append(x)
+        if states is not None:
+            states.append(x)
         output = BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=x,
             past_key_values=cache if use_cache else None,
-            hidden_states=None if hidden_states is None else tuple(hidden_states),
-            attentions=None if attentions is None else tuple(attentions),
+            hidden_states=None if states is None else tuple(states),
+            attentions=None if record is None else tuple(record.attentions),
+            cross_attentions=None if record is None else tuple(record.cross_attentions),
         )
         return output if self._asks("return_dict", return_dict) else output.to_tuple()
 
-    def _next_positions(
-        self, cache: DynamicCache | RaggedCache | None, T: int, device: torch.device
-    ) -> Tensor:
+    def _prepared_cache(self, cache: Cache | None, use_cache: bool | None) -> tuple[Cache | None, bool]:
+        """Give the cache to extend and whether to return it."""
+        use_cache = self._asks("use_cache", use_cache)
+        if self.training and self.block_checkpoint is not None:
+            # A second run of a block would append its keys a second time.
+            if cache is not None:
+                raise ValueError(
+                    "gradient checkpointing cannot extend past_key_values; disable it, or call model.eval()"
+                )
+            return None, False
+        if cache is None and use_cache:
+            cache = DynamicCache()
+        if use_cache and self.config.add_cross_attention and isinstance(cache, DynamicCache):
+            cache = EncoderDecoderCache(cache, DynamicCache())
+        return cache, use_cache
+
+    def _next_positions(self, cache: Cache | None, T: int, device: torch.device) -> Tensor:
         """Positions that follow the cached ones, (T,) or for unequal rows (1, T)."""
         if isinstance(cache, RaggedCache):
             return cache.position_ids(device)
@@ -160,32 +235,39 @@ class GPT2WithLMHead(GPT2PreTrainedModel):
         super().__init__(config)
         self.transformer = GPT2Model(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.init_weights(["lm_head.weight"])
-        self.tie_weights()
 
     @classmethod
     def can_generate(cls) -> bool:
-        """Tell that the model continues text."""
+        """Whether the model has a language model head: it has."""
         return True
 
     def tie_weights(self) -> None:
-        """Share the token embeddings with the head, if tie_word_embeddings is set."""
+        """Share the token embeddings with the head if config.tie_word_embeddings is true, else part them."""
+        table = self.transformer.wte
         if self.config.tie_word_embeddings:
-            self.lm_head.weight = self.transformer.wte.weight
-            self.lm_head.out_features = self.transformer.wte.num_embeddings
+            self.lm_head.weight = table.weight
+            self.lm_head.out_features = table.num_embeddings
+        elif self.lm_head.weight is table.weight:
+            self.lm_head.weight = nn.Parameter(table.weight.detach().clone(), table.weight.requires_grad)
 
 
 class GPT2LMHeadModel(GPT2WithLMHead):
     """The language model."""
 
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__(config)
+        self.post_init()
+
     def forward(
         self,
         input_ids: Tensor | None = None,
-        past_key_values: DynamicCache | RaggedCache | None = None,
+        past_key_values: Cache | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -194,6 +276,7 @@ class GPT2LMHeadModel(GPT2WithLMHead):
         return_dict: bool | None = None,
         shift_labels: Tensor | None = None,
         num_items_in_batch: int | Tensor | None = None,
+        head_mask: Tensor | None = None,
     ) -> CausalLMOutputWithCrossAttentions | tuple[Any, ...]:
         """Give logits for the next token at each position, and with labels the mean cross-entropy in nats.
 
@@ -202,6 +285,8 @@ class GPT2LMHeadModel(GPT2WithLMHead):
         the summed loss, for gradient accumulation. logits_to_keep: the last so many positions (0 for all), or
         the positions to keep (K,).
         """
+        if not isinstance(logits_to_keep, Tensor) and logits_to_keep < 0:
+            raise ValueError(f"logits_to_keep is {logits_to_keep}; allowed: from 0, which keeps all")
         trunk = self.transformer(
             input_ids,
             past_key_values=past_key_values,
@@ -209,10 +294,13 @@ class GPT2LMHeadModel(GPT2WithLMHead):
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
             use_cache=use_cache,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
+            head_mask=head_mask,
         )
         hidden = trunk.last_hidden_state
         if isinstance(logits_to_keep, Tensor):
@@ -229,21 +317,6 @@ class GPT2LMHeadModel(GPT2WithLMHead):
             past_key_values=trunk.past_key_values,
             hidden_states=trunk.hidden_states,
             attentions=trunk.attentions,
+            cross_attentions=trunk.cross_attentions,
         )
         return output if self._asks("return_dict", return_dict) else output.to_tuple()
-
-
-def _causal_mask(attention_mask: Tensor | None, B: int, T: int, past: int, x: Tensor) -> Tensor | None:
-    """Combine causality with the caller's mask; None when plain causality is all there is to it."""
-    if attention_mask is None:
-        return None
-    if attention_mask.dim() == 4:
-        return attention_mask if attention_mask.dtype == torch.bool else attention_mask.to(x.dtype)
-    S = past + T
-    attention_mask = attention_mask.reshape(B, -1)
-    if attention_mask.shape[1] != S:
-        raise ValueError(
-            f"attention_mask covers {attention_mask.shape[1]} positions; {S} are needed, {past} cached"
-        )
-    causal = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(past)
-    return causal & attention_mask.to(x.device, torch.bool)[:, None, None, :]  # (B, 1, T, S)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2kit.config import GPT2Config
-from gpt2kit.model.cache import DynamicCache
-from gpt2kit.model.gpt2 import GPT2Model, GPT2PreTrainedModel
+from gpt2kit.model.gpt2 import Cache, GPT2Model, GPT2PreTrainedModel
 from gpt2kit.model.losses import classification_loss, cross_entropy, infer_problem_type, span_loss
 from gpt2kit.model.outputs import (
     QuestionAnsweringModelOutput,
@@ -28,12 +27,12 @@ class GPT2ForSequenceClassification(GPT2PreTrainedModel):
         self.num_labels = config.num_labels
         self.transformer = GPT2Model(config)
         self.score = nn.Linear(config.n_embd, config.num_labels, bias=False)
-        self.init_weights(["score.weight"])
+        self.post_init()
 
     def forward(
         self,
         input_ids: Tensor | None = None,
-        past_key_values: DynamicCache | None = None,
+        past_key_values: Cache | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
@@ -43,6 +42,9 @@ class GPT2ForSequenceClassification(GPT2PreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        head_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
     ) -> SequenceClassifierOutputWithPast | tuple[Any, ...]:
         """Give logits (B, N) at each row's last token that is not config.pad_token_id, and a loss.
 
@@ -66,6 +68,9 @@ class GPT2ForSequenceClassification(GPT2PreTrainedModel):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
+            head_mask=head_mask,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
         )
         hidden = trunk.last_hidden_state
         rows = torch.arange(hidden.shape[0], device=hidden.device)
@@ -119,12 +124,12 @@ class GPT2ForTokenClassification(GPT2PreTrainedModel):
         self.transformer = GPT2Model(config)
         self.dropout = nn.Dropout(_classifier_dropout(config))
         self.classifier = nn.Linear(config.n_embd, config.num_labels)
-        self.init_weights(["classifier.weight", "classifier.bias"])
+        self.post_init()
 
     def forward(
         self,
         input_ids: Tensor | None = None,
-        past_key_values: DynamicCache | None = None,
+        past_key_values: Cache | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
@@ -134,6 +139,9 @@ class GPT2ForTokenClassification(GPT2PreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        head_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
     ) -> TokenClassifierOutput | tuple[Any, ...]:
         """Give logits (..., T, N), and with labels (..., T) the mean cross-entropy; -100 is ignored.
 
@@ -151,6 +159,9 @@ class GPT2ForTokenClassification(GPT2PreTrainedModel):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
+            head_mask=head_mask,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
         )
         logits = self.classifier(self.dropout(trunk.last_hidden_state))
         output = TokenClassifierOutput(
@@ -170,7 +181,7 @@ class GPT2ForQuestionAnswering(GPT2PreTrainedModel):
         self.num_labels = config.num_labels
         self.transformer = GPT2Model(config)
         self.qa_outputs = nn.Linear(config.n_embd, 2)
-        self.init_weights(["qa_outputs.weight", "qa_outputs.bias"])
+        self.post_init()
 
     def forward(
         self,
@@ -184,6 +195,9 @@ class GPT2ForQuestionAnswering(GPT2PreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        head_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
     ) -> QuestionAnsweringModelOutput | tuple[Any, ...]:
         """Give start_logits and end_logits (B, T), and a loss if both kinds of positions (B,) are given.
 
@@ -199,6 +213,9 @@ class GPT2ForQuestionAnswering(GPT2PreTrainedModel):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
+            head_mask=head_mask,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
         )
         start_logits, end_logits = self.qa_outputs(trunk.last_hidden_state).unbind(dim=-1)
         loss = None

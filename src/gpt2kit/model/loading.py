@@ -20,18 +20,17 @@ from gpt2kit.checkpoint import Checkpoint, checkpoint_of_tensors, open_checkpoin
 from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.errors import ConfigError
 from gpt2kit.hub import push_files, push_saved
-from gpt2kit.model.embeddings import EmbeddingAccess
+from gpt2kit.model.attention_backends import DEFAULT_BACKEND, get_backend
 from gpt2kit.model.load_arguments import accepted, find_config
 from gpt2kit.model.placement import plan
 from gpt2kit.model.saving import save_model
+from gpt2kit.model.switches import ModelSwitches
 from gpt2kit.model.weights import NoDrawing, as_dtype, choose_dtype, compare, fill, refuse_mismatches
-
-ATTN_IMPLEMENTATIONS = ("sdpa", "eager")
 
 M = TypeVar("M", bound="PreTrainedModel")
 
 
-class PreTrainedModel(EmbeddingAccess):
+class PreTrainedModel(ModelSwitches):
     """A model with its configuration; the trunk, if it is a part, is called `transformer`.
 
     generation_config: what a model that generates does by default; None for one that does not.
@@ -45,8 +44,7 @@ class PreTrainedModel(EmbeddingAccess):
         super().__init__()
         self.config = config
         self.generation_config = GenerationConfig.from_model_config(config) if self.can_generate() else None
-        self.attn_implementation = "sdpa"
-        self.set_attn_implementation(config.attn_implementation or "sdpa")
+        get_backend(config.attn_implementation or DEFAULT_BACKEND)  # refuses now what could not run later
 
     @classmethod
     def can_generate(cls) -> bool:
@@ -242,6 +240,13 @@ class PreTrainedModel(EmbeddingAccess):
             **{"commit_message": "Upload model", **options},
         )
 
+    def post_init(self) -> None:
+        """Tie what is tied and draw the weights beside the trunk; the last step of a model's constructor."""
+        self.tie_weights()
+        trunk = "" if self.base_model is self else f"{self.base_model_prefix}."
+        names = [name for name, _ in self.named_parameters()]
+        self.init_weights(name for name in names if not trunk or not name.startswith(trunk))
+
     @torch.no_grad()
     def init_weights(self, names: Iterable[str] | None = None) -> None:
         """Draw weights anew, all or those named: N(0, initializer_range), biases 0, norms 1.
@@ -260,15 +265,6 @@ class PreTrainedModel(EmbeddingAccess):
                 parameters[name].fill_(1.0)
             else:
                 parameters[name].normal_(0.0, std)
-
-    def set_attn_implementation(self, attn_implementation: str) -> None:
-        """Choose how attention is computed: "sdpa" (fused, the default) or "eager" (written out)."""
-        if attn_implementation not in ATTN_IMPLEMENTATIONS:
-            allowed = ", ".join(ATTN_IMPLEMENTATIONS)
-            raise ConfigError(f"attn_implementation is {attn_implementation!r}; it must be one of {allowed}")
-        for module in self.modules():
-            if isinstance(module, PreTrainedModel):
-                module.attn_implementation = attn_implementation
 
     @property
     def name_or_path(self) -> str:

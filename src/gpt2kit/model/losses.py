@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gpt2kit.model.inputs import can_look_at
+
 IGNORED = -100  # a target that counts for nothing
 
 
@@ -25,7 +27,7 @@ def cross_entropy(
         raise ValueError(f"{name} are {labels.dtype}; class numbers are integers, convert them")
     targets = labels.reshape(-1).to(logits.device, torch.long)
     N = logits.shape[-1]
-    if _can_look_at(labels):
+    if can_look_at(labels):
         wrong = targets[((targets < 0) | (targets >= N)) & (targets != ignored)]
         if wrong.numel():
             raise ValueError(f"{name} hold {wrong[0].item()}; allowed: 0 to {N - 1}, and {ignored} to ignore")
@@ -76,7 +78,7 @@ def classification_loss(logits: Tensor, labels: Tensor, problem_type: str) -> Te
     _check_shape(labels, (B, N), "labels")
     targets = labels.to(logits.device, torch.float32)
     is_regression = problem_type == "regression"
-    if _can_look_at(labels):
+    if can_look_at(labels):
         low, high = (-torch.inf, torch.inf) if is_regression else (0.0, 1.0)
         wrong = targets[~(targets.isfinite() & (targets >= low) & (targets <= high))]
         if wrong.numel():
@@ -108,8 +110,3 @@ def span_loss(start_logits: Tensor, end_logits: Tensor, starts: Tensor, ends: Te
 def _check_shape(labels: Tensor, expected: tuple[int, ...], name: str) -> None:
     if tuple(labels.shape) != expected:
         raise ValueError(f"{name} have the shape {tuple(labels.shape)}; {expected} is needed")
-
-
-def _can_look_at(labels: Tensor) -> bool:
-    """Tell whether reading values neither waits for a device nor breaks a graph that is being compiled."""
-    return labels.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gpt2kit.model.cache import DynamicCache, RaggedCache
+from gpt2kit.model.cache import DynamicCache, EncoderDecoderCache, RaggedCache
 
 
 @dataclass
@@ -57,7 +57,7 @@ class BaseModelOutputWithPastAndCrossAttentions(ModelOutput):
     """
 
     last_hidden_state: Tensor | None = None
-    past_key_values: DynamicCache | RaggedCache | None = None
+    past_key_values: DynamicCache | EncoderDecoderCache | RaggedCache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     cross_attentions: tuple[Tensor, ...] | None = None
@@ -69,7 +69,7 @@ class CausalLMOutputWithCrossAttentions(ModelOutput):
 
     loss: Tensor | None = None
     logits: Tensor | None = None
-    past_key_values: DynamicCache | RaggedCache | None = None
+    past_key_values: DynamicCache | EncoderDecoderCache | RaggedCache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     cross_attentions: tuple[Tensor, ...] | None = None
@@ -86,7 +86,7 @@ class GPT2DoubleHeadsModelOutput(ModelOutput):
     mc_loss: Tensor | None = None
     logits: Tensor | None = None
     mc_logits: Tensor | None = None
-    past_key_values: DynamicCache | RaggedCache | None = None
+    past_key_values: DynamicCache | EncoderDecoderCache | RaggedCache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
@@ -97,7 +97,7 @@ class SequenceClassifierOutputWithPast(ModelOutput):
 
     loss: Tensor | None = None
     logits: Tensor | None = None
-    past_key_values: DynamicCache | RaggedCache | None = None
+    past_key_values: DynamicCache | EncoderDecoderCache | RaggedCache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 

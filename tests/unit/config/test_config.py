@@ -218,12 +218,10 @@ def test_backend_can_be_chosen_by_the_caller_but_not_fetched() -> None:
         GPT2Config(attn_implementation="someone/kernel")
 
 
-def test_output_attentions_needs_the_eager_backend() -> None:
-    config = GPT2Config()
-    config.output_attentions = True
-    assert config.attn_implementation == "eager"
-    with pytest.raises(ConfigError, match="needs attn_implementation 'eager'"):
-        GPT2Config(output_attentions=True, attn_implementation="sdpa")
+def test_output_attentions_goes_with_every_backend() -> None:
+    config = GPT2Config(output_attentions=True, attn_implementation="sdpa")
+    assert config.output_attentions and config.attn_implementation == "sdpa"
+    assert GPT2Config(output_attentions=True).attn_implementation is None
 
 
 @pytest.mark.parametrize("text", [ORIGINAL_GPT2, TRANSFORMERS_4], ids=["original", "transformers_4"])
