@@ -27,7 +27,7 @@ def heal_tokens(model: GPT2WithLMHead, input_ids: Tensor, tokenizer: Any = None)
         pad_token_id=getattr(tokenizer, "pad_token_id", None),
         eos_token_id=own.eos_token_id if own is not None else None,
     )
-    prompts = prepare(input_ids, None, None, None, pads, model.config, model.device)
+    prompts = prepare({"input_ids": input_ids}, pads, model.config, model.device)
     engine = choose_engine(model) or TorchEngine(model, allow_training=True)
     return healed(prompts, engine, tokenizer).padded
 
