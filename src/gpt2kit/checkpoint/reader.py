@@ -10,11 +10,21 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2kit.checkpoint.dtypes import WEIGHT_DTYPES, to_float32
+from gpt2kit.checkpoint.dtypes import STORED_DTYPES, WEIGHT_DTYPES, to_float32
 from gpt2kit.checkpoint.find import WeightFiles, find_weights
-from gpt2kit.checkpoint.names import LM_HEAD, WTE, canonical_name, head_shapes, shapes_match, trunk_shapes
+from gpt2kit.checkpoint.names import (
+    LM_HEAD,
+    WTE,
+    canonical_name,
+    head_shapes,
+    is_conv1d,
+    quantized_weight,
+    shapes_match,
+    trunk_shapes,
+)
 from gpt2kit.checkpoint.safetensors_file import SafetensorsFile, TensorInfo
 from gpt2kit.config import GPT2Config
+from gpt2kit.config.bitsandbytes import quantization_of
 from gpt2kit.errors import CheckpointError
 
 
@@ -28,6 +38,7 @@ class WeightsFile(Protocol):
 
     def map(self, use_mmap: bool = True) -> None: ...
     def view(self, name: str) -> NDArray[Any]: ...
+    def drop_pages(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -69,7 +80,10 @@ class Checkpoint:
         if WTE not in self._table and LM_HEAD in self._table and self.config.tie_word_embeddings:
             # Writers that store shared tensors once keep the name that sorts first.
             self._table[WTE] = self._table.pop(LM_HEAD)
+        quantized = self._quantized_weights()
         for name, (file, info) in self._table.items():
+            if name in quantized:
+                continue  # packed: what reads it knows its shape
             expected = trunk.get(name) or heads.get(name)
             if expected is None:
                 continue
@@ -91,6 +105,16 @@ class Checkpoint:
                 f"{self.folder}: tensor {missing[0]!r}{more} of the configuration's {len(trunk)} is missing"
             )
         return missing
+
+    def _quantized_weights(self) -> set[str]:
+        """Names of the weights that the configuration's quantization_config and the files say are quantised."""
+        quantization = quantization_of(self.config)
+        if quantization is None:
+            return set()
+        described = {quantized_weight(name) for name in self._table}
+        # Kept in 16 bits, they are stored (out, in) nevertheless.
+        is_transposed = quantization.load_in_8bit and quantization.llm_int8_has_fp16_weight
+        return {name for name in self._table if name in described or (is_transposed and is_conv1d(name))}
 
     def _drop_tied_head(self) -> None:
         """Forget a stored lm_head that is the same as wte, as .bin files and old safetensors have it."""
@@ -125,12 +149,12 @@ class Checkpoint:
     def tensor(self, name: str) -> NDArray[Any]:
         """Give a tensor as it is stored: a read-only, C-contiguous view of the file, without a copy.
 
-        float32, float16, or uint16 holding the bits of bfloat16 (info(name).dtype is "BF16"). Some writers do
-        not align their data: look at flags.aligned before handing the address to code that needs it.
+        float32, float16, or uint16 holding the bits of bfloat16 (info(name).dtype is "BF16"); parts of
+        quantised weights also uint8, int8 and float64. Some writers do not align their data: look at flags.aligned before handing the address to code that needs it.
         Raises CheckpointError for an unknown name or a dtype that no weight has.
         """
         file, info = self._entry(name)
-        if info.dtype not in WEIGHT_DTYPES:
+        if info.dtype not in STORED_DTYPES:
             raise CheckpointError(
                 f"{file.path}: tensor {info.name!r} has dtype {info.dtype}, which is not read"
             )
@@ -141,6 +165,11 @@ class Checkpoint:
         array = to_float32(self.tensor(name), self._entry(name)[1].dtype)
         array.flags.writeable = False
         return array
+
+    def drop_pages(self) -> None:
+        """Take what was read of mapped files out of the process's memory; it is read again when needed."""
+        for file in {id(file): file for file, _ in self._table.values()}.values():
+            file.drop_pages()
 
     def _entry(self, name: str) -> tuple[WeightsFile, TensorInfo]:
         entry = self._table.get(name)

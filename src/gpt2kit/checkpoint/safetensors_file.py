@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2kit.checkpoint.dtypes import ITEM_BYTES, WEIGHT_DTYPES
+from gpt2kit.checkpoint.dtypes import ITEM_BYTES, STORED_DTYPES
 from gpt2kit.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit; most of it may only be padding
@@ -70,6 +70,7 @@ class SafetensorsFile:
             self._file.close()
             raise
         self._data: NDArray[np.uint8] | None = None
+        self._mapping: mmap.mmap | None = None
 
     def _read_header(self) -> bytes:
         first = self._file.read(8)
@@ -200,7 +201,8 @@ class SafetensorsFile:
         try:
             if use_mmap:
                 # The view keeps the mapping alive, the mapping its own duplicate of the descriptor.
-                self._data = np.frombuffer(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), dtype=np.uint8)
+                self._mapping = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+                self._data = np.frombuffer(self._mapping, dtype=np.uint8)
                 complete = os.fstat(descriptor).st_size == self.size == len(self._data)
             else:
                 self._file.seek(0)
@@ -216,7 +218,7 @@ class SafetensorsFile:
             raise CheckpointError(f"{self.path} changed its size while it was opened; open it again")
 
     def view(self, name: str) -> NDArray[Any]:
-        """Give a read-only, C-contiguous view of one tensor of a weight dtype, without a copy.
+        """Give a read-only, C-contiguous view of one tensor of a dtype in STORED_DTYPES, without a copy.
 
         The view keeps the file's data alive. Its address is aligned to the item only when the writer aligned
         it (`flags.aligned`). BF16 is given as its uint16 bits. KeyError for an unknown name.
@@ -225,7 +227,12 @@ class SafetensorsFile:
         if self._data is None:
             raise CheckpointError(f"{self.path} has not been mapped: call map() first")
         flat = self._data[begin : begin + info.nbytes]
-        return flat.view(WEIGHT_DTYPES[info.dtype]).reshape(info.shape)
+        return flat.view(STORED_DTYPES[info.dtype]).reshape(info.shape)
+
+    def drop_pages(self) -> None:
+        """Take what was read of a mapped file out of the process's memory; it is read again when needed."""
+        if self._mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._mapping.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
         """Close the file of a header that was only looked at. Views that were given out stay valid."""
