@@ -55,6 +55,8 @@ def unsupported_reason(config: GPT2Config) -> str | None:
     """Say why the native engine cannot run this configuration, or return None when it can."""
     if config.add_cross_attention:
         return "add_cross_attention=True has no native implementation"
+    if hasattr(config, "quantization_config"):
+        return "its weights are quantised by bitsandbytes"
     if config.activation_function not in ACTIVATIONS:
         known = ", ".join(sorted(ACTIVATIONS))
         return f"activation_function {config.activation_function!r} has no native kernel; it has {known}"

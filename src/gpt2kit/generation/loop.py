@@ -16,9 +16,10 @@ from gpt2kit.errors import GenerationError
 from gpt2kit.generation.options import Options, merge, resolve
 from gpt2kit.generation.processors import LogitsProcessor, checked_custom
 from gpt2kit.generation.protocol import Engine, NativeLoop
+from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.random import seeds_for
 from gpt2kit.generation.row_loop import RowLoop, StoppingCriterion
-from gpt2kit.generation.rows import Generated, OnText, OnToken, RowWatch
+from gpt2kit.generation.rows import Generated, OnText, OnToken, RowWatch, Wanted
 from gpt2kit.generation.text import RowText
 
 DEFAULT_NEW_TOKENS = 20
@@ -78,6 +79,8 @@ def generate_merged(
     trim_stop_strings: bool = False,
     skip_special_tokens: bool = True,
     max_rows: int = DEFAULT_MAX_ROWS,
+    starts: Sequence[CachedSequence] | None = None,
+    keep_sequences: bool = False,
 ) -> list[Generated]:
     """Do what generate does with layers of options that are joined already.
 
@@ -93,10 +96,14 @@ def generate_merged(
     skip_special_tokens: leave special tokens out of the text.
     max_rows: how many rows run at once; it bounds memory and changes no result. The rows of one prompt always
         run together.
+    starts: a sequence of the engine for each prompt that already holds its first `length` ids; it is extended
+        and freed like the loop's own.
+    keep_sequences: leave every row's sequence alive in Generated.sequence.
 
     Raises GenerationError before any work for options that cannot be met, and for scores that leave no
     choice.
     """
+    wanted = Wanted.of(merged, sequence=keep_sequences)
     token_prompts = _checked_prompts(engine, prompts, merged)
     prompt_lengths = [len(prompt) for prompt in token_prompts]
     options = resolve(merged, engine.config, prompt_lengths, default_new_tokens=default_new_tokens)
@@ -131,15 +138,19 @@ def generate_merged(
     has_callback = on_token is not None or on_text is not None
     is_watched = has_callback or bool(options.stop_strings) or deadline is not None
     observer = observe if is_watched else None
-    if is_standard(engine, logits_processor, stopping_criteria):
+    if is_standard(engine, logits_processor, stopping_criteria) and not wanted and starts is None:
         assert isinstance(engine, NativeLoop)
         rows = engine.generate_native(token_prompts, options, seeds, on_token=observer, max_rows=max_rows)
-    else:
-        custom = [checked_custom(processor) for processor in logits_processor]
-        rows = RowLoop(engine, token_prompts, options, seeds, custom, stopping_criteria, observer).run(
-            max_rows
-        )
-    return [watch.finish(ids, was_observed=is_watched) for watch, ids in zip(watches, rows, strict=True)]
+        return [watch.finish(ids, was_observed=is_watched) for watch, ids in zip(watches, rows, strict=True)]
+    custom = [checked_custom(processor) for processor in logits_processor]
+    loop = RowLoop(engine, token_prompts, options, seeds, custom, stopping_criteria, observer, wanted, starts)
+    generated = []
+    for watch, row in zip(watches, loop.run(max_rows), strict=True):
+        result = watch.finish(row.new_ids, was_observed=is_watched)
+        result.steps = row.steps if wanted else None
+        result.sequence = row.sequence if wanted.sequence else None
+        generated.append(result)
+    return generated
 
 
 def is_standard(

@@ -14,7 +14,7 @@ from gpt2kit.generation.processors import LogitsProcessor, Scores, build_process
 from gpt2kit.generation.protocol import Engine, Output
 from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.random import coin
-from gpt2kit.generation.rows import OnToken
+from gpt2kit.generation.rows import OnToken, Steps, Wanted
 from gpt2kit.generation.sampling import sample
 
 # (ids of the whole sequence with the token just chosen, scores it was chosen from) -> True to end the row
@@ -31,6 +31,11 @@ class Row:
         self.ids = list(prompt)  # prompt and new ids
         self.num_prompt_tokens = len(prompt)
         self.chain: list[LogitsProcessor] = []
+        self.steps = Steps()
+
+    @property
+    def new_ids(self) -> list[int]:
+        return self.ids[self.num_prompt_tokens :]
 
 
 class RowLoop:
@@ -45,6 +50,8 @@ class RowLoop:
         custom: Sequence[LogitsProcessor],
         stopping_criteria: Sequence[StoppingCriterion],
         on_token: OnToken | None,
+        wanted: Wanted,
+        starts: Sequence[CachedSequence] | None,
     ) -> None:
         self.engine = engine
         self.options = options
@@ -53,10 +60,12 @@ class RowLoop:
         self._custom = custom
         self._stopping_criteria = stopping_criteria
         self._on_token = on_token
-        self._done: dict[tuple[int, int], list[int]] = {}
+        self._wanted = wanted
+        self._starts = starts
+        self._done: dict[tuple[int, int], Row] = {}
 
-    def run(self, max_rows: int) -> list[list[int]]:
-        """Return the new ids of all rows, prompt by prompt."""
+    def run(self, max_rows: int) -> list[Row]:
+        """Return all rows, prompt by prompt; their sequences are freed unless they are wanted."""
         waiting = deque(range(len(self._prompts)))
         active: list[Row] = []
         try:
@@ -73,7 +82,7 @@ class RowLoop:
 
     def forward(self, work: list[tuple[CachedSequence, list[int]]]) -> list[Output]:
         """Run the engine; a subclass may ask it for more than the last logits."""
-        return self.engine.forward(work, logits="last")
+        return self.engine.forward(work, logits="last", **self._wanted.of_forward)
 
     def logits(self, output: Output) -> Scores:
         """Return the scores (V,) that a forward pass gave for the next token of a row."""
@@ -84,11 +93,18 @@ class RowLoop:
         """Return the ids that the row's sequence has not seen yet, at least one."""
         return row.ids[row.sequence.length :]
 
-    def choose(self, row: Row, logits: Scores) -> tuple[int, Scores]:
-        """Return the next token of a row and the processed scores that it was chosen from."""
-        scores = process(row.chain, row.ids, logits)
+    def choose(
+        self, row: Row, ids: list[int], logits: Scores, adjust: Callable[[Scores], Scores] | None = None
+    ) -> tuple[int, Scores]:
+        """Return the token that follows ids in a row, and the processed scores that it was chosen from.
+
+        adjust: changes the processed scores before the choice.
+        """
+        scores = process(row.chain, ids, logits)
+        if adjust is not None:
+            scores = adjust(scores)
         sampled = self.options.do_sample
-        chance = coin(self._seeds[row.prompt_index], row.row, len(row.ids)) if sampled else None
+        chance = coin(self._seeds[row.prompt_index], row.row, len(ids)) if sampled else None
         return sample(scores, chance), scores
 
     def append(self, row: Row, token_id: int, scores: Scores) -> bool:
@@ -105,7 +121,8 @@ class RowLoop:
     def join(self, prompt_index: int) -> Row:
         """Start the first row of a prompt."""
         prompt = self._prompts[prompt_index]
-        row = Row(prompt_index, 0, self.engine.new_sequence(), prompt)
+        sequence = self.engine.new_sequence() if self._starts is None else self._starts[prompt_index]
+        row = Row(prompt_index, 0, sequence, prompt)
         row.chain = build_processors(self.options, prompt_index, len(prompt), self._custom)
         return row
 
@@ -116,9 +133,10 @@ class RowLoop:
         return twin
 
     def finish(self, row: Row) -> None:
-        """Keep the new ids of a row that has ended and give its memory back."""
-        self._done[row.prompt_index, row.row] = row.ids[row.num_prompt_tokens :]
-        row.sequence.free()
+        """Keep a row that has ended, and give its cache back unless that is wanted."""
+        self._done[row.prompt_index, row.row] = row
+        if not self._wanted.sequence:
+            row.sequence.free()
 
     def _num_joining(self, room: int, has_active: bool) -> int:
         num_prompts = room // self.options.num_return_sequences
@@ -134,7 +152,8 @@ class RowLoop:
                 outputs.append(output)
         still_active = []
         for row, output in zip(active, outputs, strict=True):
-            token_id, scores = self.choose(row, self.logits(output))
+            token_id, scores = self.choose(row, row.ids, self.logits(output))
+            row.steps.add(self._wanted, output, scores)
             if self.append(row, token_id, scores):
                 self.finish(row)
             else:

@@ -6,6 +6,7 @@ the package takes two seconds and can load further code from the hub.
 """
 
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,7 @@ def serves(device: torch.device) -> bool:
 
 def matmul_4bit(module: "Linear4bit", x: Tensor) -> Tensor:
     """Compute x W^T + b in the module's compute dtype; give it in x's."""
-    import bitsandbytes
-
+    bitsandbytes = import_module("bitsandbytes")
     bias = None if module.bias is None else module.bias.to(module.compute_dtype)
     state = _quant_state(module, x.device)
     y: Tensor = bitsandbytes.matmul_4bit(
@@ -35,8 +35,7 @@ def matmul_4bit(module: "Linear4bit", x: Tensor) -> Tensor:
 
 def matmul_8bit(module: "Linear8bit", x: Tensor) -> Tensor:
     """Compute x W^T + b by LLM.int8()."""
-    import bitsandbytes
-
+    bitsandbytes = import_module("bitsandbytes")
     state = bitsandbytes.MatmulLtState()
     state.CB, state.SCB = module.codes()
     state.threshold = module.threshold
@@ -48,8 +47,7 @@ def matmul_8bit(module: "Linear8bit", x: Tensor) -> Tensor:
 
 
 def _quant_state(module: "Linear4bit", device: torch.device) -> Any:
-    from bitsandbytes.functional import QuantState
-
+    QuantState = import_module("bitsandbytes.functional").QuantState
     nested = None
     if module.nested_absmax is not None:
         nested = QuantState(
@@ -74,6 +72,4 @@ def _quant_state(module: "Linear4bit", device: torch.device) -> Any:
 def _serves_type(device_type: str) -> bool:
     if find_spec("bitsandbytes") is None:
         return False
-    import bitsandbytes
-
-    return device_type in getattr(bitsandbytes, "supported_torch_devices", {"cuda"})
+    return device_type in getattr(import_module("bitsandbytes"), "supported_torch_devices", {"cuda"})

@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,9 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gpt2kit.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
-from gpt2kit.config import GPT2Config
+from gpt2kit.checkpoint.names import quantized_weight
+from gpt2kit.config import BitsAndBytesConfig, GPT2Config
 from gpt2kit.errors import CheckpointError, ConfigError
 from gpt2kit.model.embeddings import EmbeddingAccess
+from gpt2kit.model.quantization import (
+    QuantizedAccess,
+    file_shape,
+    quantized_module,
+    quantizer_for,
+    refuse_bare_switches,
+    stored_weight,
+)
 
 ATTN_IMPLEMENTATIONS = ("sdpa", "eager")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -24,7 +33,7 @@ _FILE_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat
 M = TypeVar("M", bound="PreTrainedModel")
 
 
-class PreTrainedModel(EmbeddingAccess):
+class PreTrainedModel(EmbeddingAccess, QuantizedAccess):
     """A model with its configuration; the trunk, if it is a part, is called `transformer`."""
 
     def __init__(self, config: GPT2Config) -> None:
@@ -57,6 +66,7 @@ class PreTrainedModel(EmbeddingAccess):
         torch_dtype: str | torch.dtype | None = None,
         device_map: str | int | torch.device | None = None,
         attn_implementation: str | None = None,
+        quantization_config: BitsAndBytesConfig | Mapping[str, Any] | None = None,
         ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
         use_safetensors: bool | None = None,
@@ -90,6 +100,7 @@ class PreTrainedModel(EmbeddingAccess):
             "force_download": force_download,
         }
         name = pretrained_model_name_or_path
+        refuse_bare_switches(settings)
         if settings:
             if config is not None or isinstance(name, Checkpoint):
                 given = ", ".join(settings)
@@ -110,8 +121,11 @@ class PreTrainedModel(EmbeddingAccess):
         if attn_implementation is not None:
             config.attn_implementation = attn_implementation
         dtype = dtype if torch_dtype is None else torch_dtype
+        quantizer = quantizer_for(config, quantization_config)
         with torch.device("meta"):
             model = cls(config)
+        if quantizer is not None:
+            quantizer.put_modules(model, device_map if isinstance(device_map, Mapping) else None)
         info = model._take_weights(
             checkpoint, None if dtype == "auto" else as_dtype(dtype), ignore_mismatched_sizes
         )
@@ -126,6 +140,10 @@ class PreTrainedModel(EmbeddingAccess):
         """Write config.json and safetensors in the model's dtype, which Transformers reads too."""
         tensors, dtypes = {}, {}
         for name, parameter in self.named_parameters():
+            module = quantized_module(self, name)
+            if module is not None and not module.is_float:
+                tensors.update(stored_weight(module, _canonical(name)))
+                continue
             tensors[_canonical(name)], dtypes[_canonical(name)] = _to_numpy(parameter)
         config = GPT2Config.from_dict(self.config.to_dict())
         config.architectures = [type(self).__name__]
@@ -140,15 +158,19 @@ class PreTrainedModel(EmbeddingAccess):
         """
         parameters = dict(self.named_parameters())
         for name in parameters if names is None else names:
-            std = self.config.initializer_range
-            if name.endswith("c_proj.weight"):
-                std /= math.sqrt(2 * self.config.n_layer)
+            if quantized_module(self, name) is not None:
+                continue
             if name.endswith(".bias"):
                 parameters[name].zero_()
             elif name.split(".")[-2].startswith("ln_"):
                 parameters[name].fill_(1.0)
             else:
-                parameters[name].normal_(0.0, std)
+                parameters[name].normal_(0.0, self._std(name))
+
+    def _std(self, name: str) -> float:
+        """The standard deviation from which a weight is drawn."""
+        std = self.config.initializer_range
+        return std / math.sqrt(2 * self.config.n_layer) if name.endswith("c_proj.weight") else std
 
     def set_attn_implementation(self, attn_implementation: str) -> None:
         """Choose how attention is computed: "sdpa" (fused, the default) or "eager" (written out)."""
@@ -163,10 +185,6 @@ class PreTrainedModel(EmbeddingAccess):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
-
     def _asks(self, field: str, argument: bool | None) -> bool:
         """An argument's value, or the configuration's when it was not given."""
         return bool(getattr(self.config, field)) if argument is None else argument
@@ -178,14 +196,13 @@ class PreTrainedModel(EmbeddingAccess):
         held = set(checkpoint.names())
         wanted = dict(self.named_parameters())
         missing = [name for name in wanted if _canonical(name) not in held]
-        unexpected = sorted(
-            held - {_canonical(name) for name, _ in self.named_parameters(remove_duplicate=False)}
-        )
+        known = {_canonical(name) for name, _ in self.named_parameters(remove_duplicate=False)}
+        unexpected = sorted(name for name in held if (quantized_weight(name) or name) not in known)
+        shapes = {name: file_shape(self, name, parameter) for name, parameter in wanted.items()}
         mismatched = [
-            (name, there, tuple(parameter.shape))
-            for name, parameter in wanted.items()
-            if name not in missing
-            and (there := checkpoint.info(_canonical(name)).shape) != tuple(parameter.shape)
+            (name, there, here)
+            for name, here in shapes.items()
+            if name not in missing and (there := checkpoint.info(_canonical(name)).shape) != here and here
         ]
         where = f"{checkpoint.folder}, read as {type(self).__name__}"
         if mismatched and not ignore_mismatched_sizes:
@@ -197,12 +214,19 @@ class PreTrainedModel(EmbeddingAccess):
         random = [*missing, *(name for name, _, _ in mismatched)]
         common = dtype or _FILE_DTYPES[checkpoint.info("wte.weight").dtype]
         for name, parameter in wanted.items():
+            if (module := quantized_module(self, name)) is not None and self.hf_quantizer is not None:
+                if name in random:
+                    self.hf_quantizer.draw(module, common, self._std(name))
+                else:
+                    self.hf_quantizer.take_weight(module, checkpoint, _canonical(name), common)
+                checkpoint.drop_pages()
+                continue
             if name in random:
                 values = torch.empty(parameter.shape, dtype=common)
             else:
                 values = _from_checkpoint(checkpoint, _canonical(name), dtype)
             owner, _, leaf = name.rpartition(".")
-            setattr(self.get_submodule(owner), leaf, nn.Parameter(values))
+            setattr(self.get_submodule(owner), leaf, nn.Parameter(values, parameter.requires_grad))
         self.tie_weights()
         self.init_weights(random)
         if random:

@@ -38,6 +38,7 @@ class QuantizedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.is_conv1d = is_conv1d  # of the module that stood here: its weight was (in, out)
+        self.is_float = False  # the weight is kept in full and only multiplied in few bits
         empty = nn.Parameter(torch.empty(out_features, device="meta")) if bias else None
         self.register_parameter("bias", empty)
 
@@ -69,7 +70,9 @@ class QuantizedLinear(nn.Module):
         return 1
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        )
 
 
 class Linear4bit(QuantizedLinear):
@@ -177,7 +180,7 @@ class Linear4bit(QuantizedLinear):
     def _apply(self, fn: Any, recurse: bool = True) -> "Linear4bit":
         """Move the scales with the module; they keep their dtype, and so do packed weights."""
         weight = self.weight
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         device = self.weight.device
         if self.weight.dtype != weight.dtype:
             self.weight = nn.Parameter(weight.detach().to(device), requires_grad=False)
@@ -207,7 +210,8 @@ class Linear8bit(QuantizedLinear):
         has_fp16_weights: bool,
     ) -> None:
         super().__init__(in_features, out_features, bias, is_conv1d)
-        self.threshold, self.has_fp16_weights = threshold, has_fp16_weights
+        self.threshold = threshold
+        self.is_float = self.has_fp16_weights = has_fp16_weights
         self.weight = nn.Parameter(torch.empty(0, dtype=torch.int8, device="meta"), requires_grad=False)
         self.absmax = torch.empty(0)
 
@@ -247,7 +251,7 @@ class Linear8bit(QuantizedLinear):
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Linear8bit":
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.absmax = self.absmax.to(self.weight.device)
         return self
 

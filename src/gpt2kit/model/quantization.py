@@ -1,0 +1,332 @@
+"""Quantizer: puts quantised modules into a model, fills them from a checkpoint, and takes them out again.
+
+QuantizedAccess is what a model knows of it. The modules are in quantized.py, the formats in gpt2kit.quant.
+"""
+
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gpt2kit.checkpoint import Checkpoint, from_float32, to_float32
+from gpt2kit.config import BitsAndBytesConfig, GPT2Config
+from gpt2kit.config.bitsandbytes import quantization_of
+from gpt2kit.errors import CheckpointError, ConfigError, ConfigTypeError
+from gpt2kit.model.attention import Conv1D
+from gpt2kit.model.quantized import Linear4bit, Linear8bit, QuantizedLinear
+from gpt2kit.quant import quantize_4bit, quantize_8bit, read_quantized, stored_parts
+
+_FORMATS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
+class Quantizer:
+    """What a model's quantization_config asks for. pre_quantized: the files have it done already."""
+
+    is_trainable = True
+
+    def __init__(self, quantization_config: BitsAndBytesConfig, pre_quantized: bool) -> None:
+        if not quantization_config.is_quantizable():
+            raise ConfigError("quantization_config asks for nothing; set load_in_8bit or load_in_4bit")
+        self.quantization_config = quantization_config
+        self.pre_quantized = pre_quantized
+
+    def is_serializable(self) -> bool:
+        """Tell whether a model in this format can be saved: always."""
+        return True
+
+    def put_modules(self, model: "QuantizedAccess", device_map: Mapping[str, object] | None = None) -> None:
+        """Replace the linear layers of a model on the meta device; device_map, if a mapping, by module."""
+        skipped = _skipped(model, self.quantization_config)
+        if isinstance(device_map, Mapping):
+            skipped += self._on_cpu(device_map)
+        for name, module in list(model.named_modules()):
+            if (type(module) is nn.Linear or isinstance(module, Conv1D)) and not _is_skipped(name, skipped):
+                model.set_submodule(name, self._module(module))
+        model.hf_quantizer = self
+        model.config.quantization_config = self.quantization_config
+
+    def take_weight(
+        self, module: QuantizedLinear, checkpoint: Checkpoint, name: str, dtype: torch.dtype
+    ) -> None:
+        """Fill a module from the canonical `name` of a checkpoint, on the CPU.
+
+        dtype: what the model's other weights are, to which a float weight is rounded before it is quantised.
+        """
+        shape = (module.out_features, module.in_features)
+        cpu = torch.device("cpu")
+        in_16_bits = isinstance(module, Linear8bit) and module.has_fp16_weights
+        if self.pre_quantized and not in_16_bits:
+            weight = read_quantized(checkpoint, name, shape)
+            if isinstance(module, Linear4bit) != hasattr(weight, "packed"):
+                raise CheckpointError(
+                    f"{checkpoint.folder}: tensor {name!r} is not in the bits of its config"
+                )
+            module.set_weight(weight, cpu)  # type: ignore[operator]  # the kinds match
+            return
+        stored = checkpoint.tensor(name)
+        if module.is_conv1d and not self.pre_quantized:
+            stored = stored.T
+        if stored.shape != shape:
+            raise CheckpointError(
+                f"{checkpoint.folder}: tensor {name!r} has shape {stored.shape}; it is {shape}"
+            )
+        self.quantize(module, _rounded(stored, checkpoint.info(name).dtype, dtype), dtype)
+
+    def quantize(self, module: QuantizedLinear, weight: NDArray[Any], dtype: torch.dtype) -> None:
+        """Fill a module from float32 or float16 values (O, I) that dtype represents."""
+        config, cpu = self.quantization_config, torch.device("cpu")
+        if isinstance(module, Linear8bit):
+            if module.has_fp16_weights:
+                module.set_weight(torch.tensor(np.ascontiguousarray(weight)).to(dtype), cpu)
+            else:
+                module.set_weight(quantize_8bit(weight), cpu)
+        elif isinstance(module, Linear4bit):
+            quantized = quantize_4bit(
+                weight,
+                config.bnb_4bit_quant_type,
+                double_quant=config.bnb_4bit_use_double_quant,
+                dtype=str(dtype).removeprefix("torch."),
+                mean=lambda absmax: float(torch.from_numpy(absmax).mean()),
+            )
+            module.set_weight(quantized, cpu)
+
+    def draw(self, module: QuantizedLinear, dtype: torch.dtype, std: float) -> None:
+        """Fill a module, which the file lacks, from N(0, std)."""
+        weight = torch.empty(module.out_features, module.in_features).normal_(0.0, std).to(dtype)
+        self.quantize(module, weight.float().numpy(), dtype)
+
+    def dequantize(self, model: "QuantizedAccess", dtype: torch.dtype | None = None) -> None:
+        """Put plain layers back, in dtype or the model's, and forget the quantisation."""
+        dtype = model.dtype if dtype is None else dtype
+        for name, module in list(model.named_modules()):
+            if isinstance(module, QuantizedLinear):
+                model.set_submodule(name, _plain(module, dtype))
+        model.hf_quantizer = None
+        del model.config.quantization_config
+        model.to(dtype)
+
+    def _module(self, module: nn.Module) -> QuantizedLinear:
+        config = self.quantization_config
+        is_conv1d = isinstance(module, Conv1D)
+        assert isinstance(module.weight, Tensor)
+        out_features, in_features = module.weight.shape[::-1] if is_conv1d else module.weight.shape
+        bias = module.bias
+        new: QuantizedLinear
+        if config.load_in_8bit:
+            new = Linear8bit(
+                in_features,
+                out_features,
+                bias is not None,
+                is_conv1d,
+                threshold=config.llm_int8_threshold,
+                has_fp16_weights=config.llm_int8_has_fp16_weight,
+            )
+        else:
+            new = Linear4bit(
+                in_features,
+                out_features,
+                bias is not None,
+                is_conv1d,
+                compute_dtype=config.bnb_4bit_compute_dtype,
+                quant_storage=config.bnb_4bit_quant_storage,
+            )
+        if bias is not None:
+            new.bias = nn.Parameter(bias, requires_grad=False)  # type: ignore[arg-type]
+        return new
+
+    def _on_cpu(self, device_map: Mapping[str, object]) -> list[str]:
+        """Give the modules that a device_map leaves off the accelerator, or refuse the map."""
+        off = [name for name, place in device_map.items() if str(place) in ("cpu", "disk")]
+        if not off or all(str(place) == "cpu" for place in device_map.values()):
+            return []
+        if not self.quantization_config.llm_int8_enable_fp32_cpu_offload:
+            raise ConfigError(
+                "Some modules are dispatched on the CPU or the disk. Make sure you have enough GPU RAM to fit the "
+                "quantized model, or set llm_int8_enable_fp32_cpu_offload=True to leave these modules as they are"
+            )
+        return [re.escape(name) for name in off]
+
+
+class QuantizedAccess(nn.Module):
+    """What a model knows of its quantisation; hf_quantizer is None in one that has none."""
+
+    config: GPT2Config
+    hf_quantizer: Quantizer | None = None
+
+    @property
+    def is_quantized(self) -> bool:
+        return self.hf_quantizer is not None
+
+    @property
+    def quantization_method(self) -> str | None:
+        """ "bitsandbytes", or None."""
+        return None if self.hf_quantizer is None else self.hf_quantizer.quantization_config.quant_method
+
+    @property
+    def is_loaded_in_8bit(self) -> bool:
+        return self.hf_quantizer is not None and self.hf_quantizer.quantization_config.load_in_8bit
+
+    @property
+    def is_loaded_in_4bit(self) -> bool:
+        return self.hf_quantizer is not None and self.hf_quantizer.quantization_config.load_in_4bit
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights that are not quantised."""
+        return next(parameter.dtype for parameter in self.parameters() if parameter.is_floating_point())
+
+    def dequantize(self, dtype: torch.dtype | None = None) -> Any:
+        """Turn quantised weights back into plain ones, in dtype or the model's; give the model.
+
+        Raises ConfigError for a model that is not quantised.
+        """
+        if self.hf_quantizer is None:
+            raise ConfigError("You need to first quantize your model in order to dequantize it")
+        self.hf_quantizer.dequantize(self, dtype)
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Move the model; a quantised one keeps its dtype and raises ConfigError for another."""
+        casts = any(isinstance(argument, (torch.dtype, Tensor)) for argument in [*args, *kwargs.values()])
+        if self.is_quantized and casts:
+            raise ConfigError(
+                "You cannot cast a bitsandbytes model in a new `dtype`. Make sure to load the model using "
+                "`from_pretrained` using the desired `dtype` by passing the correct `dtype` argument."
+            )
+        return super().to(*args, **kwargs)
+
+    def half(self) -> Any:
+        return self._cast("half")
+
+    def float(self) -> Any:
+        return self._cast("float")
+
+    def double(self) -> Any:
+        return self._cast("double")
+
+    def bfloat16(self) -> Any:
+        return self._cast("bfloat16")
+
+    def _cast(self, name: str) -> Any:
+        if self.is_quantized:
+            raise ConfigError(
+                f"`.{name}()` is not supported for quantized model. Please use the model as it is, since the "
+                "model has already been casted to the correct `dtype`."
+            )
+        return getattr(super(), name)()
+
+
+def quantizer_for(
+    config: GPT2Config, quantization_config: BitsAndBytesConfig | Mapping[str, Any] | None
+) -> Quantizer | None:
+    """Give the Quantizer of a folder's configuration or of the caller's; None without either.
+
+    What a folder says of its weights wins over the caller, with a warning.
+    """
+    stored = quantization_of(config)
+    if stored is not None:
+        if quantization_config is not None:
+            warnings.warn(
+                "You passed `quantization_config` or equivalent parameters to `from_pretrained` but the model you're "
+                "loading already has a `quantization_config` attribute. The `quantization_config` from the model "
+                "will be used.",
+                stacklevel=3,
+            )
+        return Quantizer(stored, pre_quantized=True)
+    if quantization_config is None:
+        return None
+    if isinstance(quantization_config, Mapping):
+        quantization_config = BitsAndBytesConfig.from_dict(quantization_config)
+    if not isinstance(quantization_config, BitsAndBytesConfig):
+        kind = type(quantization_config).__name__
+        raise ConfigError(f"quantization_config is a {kind}; it must be a gpt2kit.BitsAndBytesConfig")
+    return Quantizer(quantization_config, pre_quantized=False)
+
+
+def quantized_module(model: nn.Module, name: str) -> QuantizedLinear | None:
+    """Give the quantised module whose weight the parameter `name` is; None for any other parameter."""
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    return module if leaf == "weight" and isinstance(module, QuantizedLinear) else None
+
+
+def file_shape(model: "QuantizedAccess", name: str, parameter: Tensor) -> tuple[int, ...]:
+    """Give the shape that a parameter has in the file it comes from; () for one that is quantised there."""
+    module = quantized_module(model, name)
+    if module is None or model.hf_quantizer is None:
+        return tuple(parameter.shape)
+    if model.hf_quantizer.pre_quantized:
+        return ()
+    shape = (module.out_features, module.in_features)
+    return shape[::-1] if module.is_conv1d else shape
+
+
+def refuse_bare_switches(settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError for load_in_4bit and load_in_8bit outside of a quantization_config."""
+    for name in ("load_in_4bit", "load_in_8bit"):
+        if name in settings:
+            raise ConfigTypeError(
+                f"{name} is no option of from_pretrained; give "
+                f"quantization_config=BitsAndBytesConfig({name}={settings[name]!r})"
+            )
+
+
+def stored_weight(module: QuantizedLinear, name: str) -> dict[str, NDArray[Any]]:
+    """Give the tensors of a file for a module's weight, by canonical name; bfloat16 as uint16."""
+    if isinstance(module, Linear4bit):
+        storage = str(module.quant_storage).removeprefix("torch.")
+        return stored_parts(name, module.stored(), "uint16" if storage == "bfloat16" else storage)
+    return stored_parts(name, module.stored())
+
+
+def _skipped(model: "QuantizedAccess", config: BitsAndBytesConfig) -> list[str]:
+    """Give patterns of the modules to leave as they are, as Transformers chooses them.
+
+    Without llm_int8_skip_modules these are the output embeddings and the module of the last parameter, when that
+    is a weight. Embeddings that are shared with the head are no linear layer, and the head then none of its own.
+    """
+    tied = (
+        ["lm_head"]
+        if getattr(model, "lm_head", None) is not None and model.config.tie_word_embeddings
+        else []
+    )
+    if config.llm_int8_skip_modules is not None:
+        return tied + config.llm_int8_skip_modules
+    last = list(model.named_parameters())[-1][0].removesuffix(".weight")
+    head = ["lm_head"] if getattr(model, "lm_head", None) is not None else []
+    return [*head, last]
+
+
+def _is_skipped(name: str, patterns: list[str]) -> bool:
+    """Match from the start to the end of a part ("h.1" is not h.11), or as the name's end."""
+    return any(
+        re.match(rf"(?:{pattern})(?:(?<=\.)|(?=\.|$))", name) or name.endswith(pattern)
+        for pattern in patterns
+    )
+
+
+def _rounded(stored: NDArray[Any], dtype: str, wanted: torch.dtype) -> NDArray[Any]:
+    """Give stored values in the precision of `wanted`, as float32 or float16, in order."""
+    stored = np.ascontiguousarray(stored)
+    if dtype == _FORMATS[wanted]:
+        return stored if dtype == "F16" else to_float32(stored, dtype)
+    rounded = from_float32(to_float32(stored, dtype), _FORMATS[wanted])
+    return rounded if wanted == torch.float16 else to_float32(rounded, _FORMATS[wanted])
+
+
+def _plain(module: QuantizedLinear, dtype: torch.dtype) -> nn.Module:
+    """Make the layer that a module stands for."""
+    between = getattr(torch, module.quant_dtype) if isinstance(module, Linear4bit) else torch.float32
+    weight = module.dequantize(between).to(dtype)
+    O, I = module.out_features, module.in_features  # noqa: E741
+    with torch.device("meta"):
+        new = Conv1D(O, I) if module.is_conv1d else nn.Linear(I, O, bias=module.bias is not None)
+    new.weight = nn.Parameter(weight.t().contiguous() if module.is_conv1d else weight)
+    if module.bias is not None:
+        new.bias = nn.Parameter(module.bias.detach().to(dtype))
+    return new.train(module.training)
