@@ -22,7 +22,6 @@ from gpt2kit.model.quantization import (
     quantized_module,
     quantizer_for,
     refuse_bare_switches,
-    stored_weight,
 )
 
 ATTN_IMPLEMENTATIONS = ("sdpa", "eager")
@@ -142,7 +141,7 @@ class PreTrainedModel(EmbeddingAccess, QuantizedAccess):
         for name, parameter in self.named_parameters():
             module = quantized_module(self, name)
             if module is not None and not module.is_float:
-                tensors.update(stored_weight(module, _canonical(name)))
+                tensors.update(module.stored_parts(_canonical(name)))
                 continue
             tensors[_canonical(name)], dtypes[_canonical(name)] = _to_numpy(parameter)
         config = GPT2Config.from_dict(self.config.to_dict())

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gpt2kit.checkpoint import Checkpoint, from_float32, to_float32
+from gpt2kit.checkpoint.names import quantized_parts
 from gpt2kit.config import BitsAndBytesConfig, GPT2Config
 from gpt2kit.config.bitsandbytes import quantization_of
 from gpt2kit.errors import CheckpointError, ConfigError, ConfigTypeError
 from gpt2kit.model.attention import Conv1D
 from gpt2kit.model.quantized import Linear4bit, Linear8bit, QuantizedLinear
-from gpt2kit.quant import quantize_4bit, quantize_8bit, read_quantized, stored_parts
+from gpt2kit.quant import quantize_4bit, quantize_8bit, read_quantized
 
 _FORMATS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
@@ -61,12 +62,14 @@ class Quantizer:
         cpu = torch.device("cpu")
         in_16_bits = isinstance(module, Linear8bit) and module.has_fp16_weights
         if self.pre_quantized and not in_16_bits:
-            weight = read_quantized(checkpoint, name, shape)
+            names = [name, *quantized_parts(checkpoint.names(), name)]
+            parts = {part: checkpoint.tensor(part) for part in names}
+            weight = read_quantized(parts, name, shape, str(checkpoint.folder))
             if isinstance(module, Linear4bit) != hasattr(weight, "packed"):
                 raise CheckpointError(
                     f"{checkpoint.folder}: tensor {name!r} is not in the bits of its config"
                 )
-            module.set_weight(weight, cpu)  # type: ignore[operator]  # the kinds match
+            module.set_weight(weight, cpu)
             return
         stored = checkpoint.tensor(name)
         if module.is_conv1d and not self.pre_quantized:
@@ -274,14 +277,6 @@ def refuse_bare_switches(settings: Mapping[str, Any]) -> None:
                 f"{name} is no option of from_pretrained; give "
                 f"quantization_config=BitsAndBytesConfig({name}={settings[name]!r})"
             )
-
-
-def stored_weight(module: QuantizedLinear, name: str) -> dict[str, NDArray[Any]]:
-    """Give the tensors of a file for a module's weight, by canonical name; bfloat16 as uint16."""
-    if isinstance(module, Linear4bit):
-        storage = str(module.quant_storage).removeprefix("torch.")
-        return stored_parts(name, module.stored(), "uint16" if storage == "bfloat16" else storage)
-    return stored_parts(name, module.stored())
 
 
 def _skipped(model: "QuantizedAccess", config: BitsAndBytesConfig) -> list[str]:

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gpt2kit.checkpoint.names import quantized_parts
 from gpt2kit.model import bitsandbytes_products as bitsandbytes
 from gpt2kit.quant import NestedScales, Quantized4bit, Quantized8bit
 from gpt2kit.quant.eight_bit import PER_STEP
-from gpt2kit.quant.stored import as_storage
+from gpt2kit.quant.stored import as_storage, read_quantized, stored_parts
 
 # Weights turned into float32 at a time on the CPU: a panel stays in the second-level cache.
 _PANEL = 2**18
@@ -56,6 +57,33 @@ class QuantizedLinear(nn.Module):
     def stored(self) -> Quantized4bit | Quantized8bit:
         """Give the weight as arrays; memory is shared on the CPU."""
         raise NotImplementedError
+
+    def set_weight(self, weight: Any, device: torch.device) -> None:
+        """Take a weight of shape (O, I): as stored() gives it, or a float tensor where it is kept in full."""
+        raise NotImplementedError
+
+    def stored_parts(self, name: str) -> dict[str, NDArray[Any]]:
+        """Give the tensors of a file for the weight `name`; bfloat16 as uint16."""
+        return stored_parts(name, self.stored())
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.is_float:
+            return
+        for name, array in self.stored_parts(f"{prefix}weight").items():
+            if name != f"{prefix}weight":
+                destination[name] = _tensor(array, self.weight.device)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """Take a quantised weight with all its parts, which are no parameters that torch knows of."""
+        name = f"{prefix}weight"
+        parts = {part: state_dict.pop(part) for part in quantized_parts(list(state_dict), name)}
+        if name in state_dict and not self.is_float:
+            parts[name] = state_dict[name]
+            arrays = {part: _array(_bits(tensor)) for part, tensor in parts.items()}
+            shape = (self.out_features, self.in_features)
+            self.set_weight(read_quantized(arrays, name, shape, "state_dict"), self.weight.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _panels(self) -> Iterator[tuple[int, int]]:
         """Cut the rows into panels, each a whole number of blocks."""
@@ -108,8 +136,7 @@ class Linear4bit(QuantizedLinear):
 
     def set_weight(self, weight: Quantized4bit, device: torch.device) -> None:
         """Take a quantised weight of shape (O, I); arrays are copied."""
-        name = str(self.quant_storage).removeprefix("torch.")
-        column = as_storage(np.array(weight.packed), "uint16" if name == "bfloat16" else name)
+        column = as_storage(np.array(weight.packed), self._storage())
         data = torch.from_numpy(column.view(np.uint8)).view(self.quant_storage)
         self.weight = nn.Parameter(data.to(device), requires_grad=False)
         self.quant_type, self.quant_dtype, self.blocksize = weight.quant_type, weight.dtype, weight.blocksize
@@ -137,6 +164,14 @@ class Linear4bit(QuantizedLinear):
             self.blocksize,
             nested,
         )
+
+    def stored_parts(self, name: str) -> dict[str, NDArray[Any]]:
+        return stored_parts(name, self.stored(), self._storage())
+
+    def _storage(self) -> str:
+        """The numpy dtype of the packed weight."""
+        name = str(self.quant_storage).removeprefix("torch.")
+        return "uint16" if name == "bfloat16" else name
 
     def rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
         """See QuantizedLinear; start must be a multiple of _row_unit()."""
@@ -315,6 +350,11 @@ def _row_codes(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def _tensor(array: NDArray[Any], device: torch.device) -> Tensor:
     return torch.from_numpy(np.array(array)).to(device)
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """View bfloat16, which numpy lacks, as uint16."""
+    return tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:

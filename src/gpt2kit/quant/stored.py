@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2kit.checkpoint import Checkpoint
-from gpt2kit.checkpoint.names import quantized_parts
 from gpt2kit.config.json_file import parse_json_object
 from gpt2kit.errors import CheckpointError, ConfigError
 from gpt2kit.quant.codes import CODES
@@ -59,7 +59,7 @@ def stored_parts(
         state["nested_dtype"] = "float32"
         state["nested_offset"] = weights.nested.offset
     text = np.frombuffer(json.dumps(state).encode(), np.uint8)
-    parts[f"{name}.quant_state.bitsandbytes__{weights.quant_type}"] = text
+    parts[_state_name(name, weights.quant_type)] = text
     return parts
 
 
@@ -74,73 +74,90 @@ def as_storage(packed: NDArray[np.uint8], storage: str) -> NDArray[Any]:
 
 
 def read_quantized(
-    checkpoint: Checkpoint, name: str, shape: tuple[int, int]
+    parts: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, int], where: str
 ) -> Quantized4bit | Quantized8bit:
-    """Read and check the quantised weight `name` of shape (out, in).
+    """Check and put together the parts of the weight `name` of shape (out, in), as stored_parts names them.
 
-    Arrays are views of the file. Raises CheckpointError for a part that is missing or does not fit.
+    parts: arrays by name, the bits of bfloat16 as uint16; they are used where they lie. where: named in errors.
+    Raises CheckpointError for a part that is missing or does not fit.
     """
-    parts = quantized_parts(checkpoint.names(), name)
     try:
         if f"{name.removesuffix('.weight')}.SCB" in parts:
-            return _read_8bit(checkpoint, name, shape)
-        return _read_4bit(checkpoint, name, shape, parts)
-    except (ConfigError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{checkpoint.folder}: tensor {name!r}: bad quantisation: {error}") from None
+            return _read_8bit(parts, name, shape)
+        return _read_4bit(parts, name, shape)
+    except KeyError as error:
+        raise CheckpointError(f"{where}: tensor {name!r} is quantised, but {error} is missing") from None
+    except ConfigError as error:
+        raise CheckpointError(f"{where}: tensor {name!r}: {error}") from None
 
 
-def _read_8bit(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> Quantized8bit:
+def _read_8bit(parts: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, int]) -> Quantized8bit:
     module = name.removesuffix(".weight")
-    codes = _array(checkpoint, name, "I8", shape)
-    absmax = _array(checkpoint, f"{module}.SCB", "F32", (shape[0],))
     order = f"{module}.weight_format"
-    if order in checkpoint and _array(checkpoint, order, "U8", ()) != 0:
+    if order in parts and _array(parts, order, np.uint8, ()) != 0:
         raise ConfigError("weight_format is not 0, rows; save it with a bitsandbytes of today")
-    return Quantized8bit(codes, absmax)
+    return Quantized8bit(
+        _array(parts, name, np.int8, shape), _array(parts, f"{module}.SCB", np.float32, (shape[0],))
+    )
 
 
-def _read_4bit(checkpoint: Checkpoint, name: str, shape: tuple[int, int], parts: list[str]) -> Quantized4bit:
-    [key] = [part for part in parts if ".quant_state." in part] or [f"{name}.quant_state"]
-    if key not in checkpoint:
-        raise ConfigError("it has no quant_state")
-    quant_type = key.rpartition("__")[2]
-    nbytes = checkpoint.info(key).nbytes
-    if nbytes > _MAX_STATE_BYTES:
-        raise ConfigError(f"its quant_state has {nbytes} bytes; allowed: {_MAX_STATE_BYTES}")
-    state = parse_json_object(_array(checkpoint, key, "U8", (nbytes,)).tobytes(), "its quant_state")
-    blocksize, dtype = state["blocksize"], state["dtype"]
-    if state["quant_type"] != quant_type or quant_type not in CODES:
-        raise ConfigError(f"quant_type is {str(state['quant_type'])[:20]!r} in {key.rpartition('.')[2]}")
-    if state["shape"] != list(shape):
-        raise ConfigError(f"shape is {str(state['shape'])[:40]}; the configuration makes it {list(shape)}")
-    if type(blocksize) is not int or blocksize not in BLOCKSIZES:
-        raise ConfigError(f"blocksize is {str(blocksize)[:20]}; allowed: {BLOCKSIZES}")
-    if dtype not in _DTYPES:
-        raise ConfigError(f"dtype is {str(dtype)[:20]!r}; allowed: {', '.join(_DTYPES)}")
+def _read_4bit(parts: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, int]) -> Quantized4bit:
+    quant_type = next((kind for kind in CODES if _state_name(name, kind) in parts), "nf4")
+    text = parts[_state_name(name, quant_type)]
+    if text.dtype != np.uint8 or text.nbytes > _MAX_STATE_BYTES:
+        raise ConfigError(f"its quant_state is {text.nbytes} bytes of {text.dtype}")
+    state = _State(parse_json_object(text.tobytes(), "its quant_state"))
+    state.expect("quant_type", quant_type)
+    state.expect("shape", list(shape))
+    blocksize, dtype = state.one_of("blocksize", BLOCKSIZES), state.one_of("dtype", _DTYPES)
     n = math.prod(shape)
     count = -(-n // blocksize)
-    packed = checkpoint.tensor(name).reshape(-1).view(np.uint8)
+    packed = parts[name].reshape(-1).view(np.uint8)
     if packed.size != -(-n // 2):
         raise ConfigError(f"it has {packed.size} bytes; shape {list(shape)} needs {-(-n // 2)}")
-    code = _array(checkpoint, f"{name}.quant_map", "F32", (16,))
-    if f"{name}.nested_absmax" not in checkpoint:
-        absmax = _array(checkpoint, f"{name}.absmax", "F32", (count,))
-        return Quantized4bit(packed, absmax, code, quant_type, shape, dtype, blocksize)
-    outer, offset = state["nested_blocksize"], state["nested_offset"]
-    if type(outer) is not int or not 1 <= outer <= 2**20 or type(offset) not in (int, float):
-        raise ConfigError(f"nested_blocksize is {str(outer)[:20]} and nested_offset {str(offset)[:20]}")
-    nested = NestedScales(
-        _array(checkpoint, f"{name}.nested_absmax", "F32", (-(-count // outer),)),
-        _array(checkpoint, f"{name}.nested_quant_map", "F32", (256,)),
-        float(np.float32(offset)),
-        outer,
-    )
-    absmax = _array(checkpoint, f"{name}.absmax", "U8", (count,))
+    code = _array(parts, f"{name}.quant_map", np.float32, (16,))
+    nested = None
+    if f"{name}.nested_absmax" in parts:
+        outer = state.one_of("nested_blocksize", range(1, 2**20))
+        offset = state.fields.get("nested_offset")
+        if not isinstance(offset, (int, float)) or not math.isfinite(offset):
+            raise ConfigError(f"its quant_state has the nested_offset {str(offset)[:40]!r}")
+        nested = NestedScales(
+            _array(parts, f"{name}.nested_absmax", np.float32, (-(-count // outer),)),
+            _array(parts, f"{name}.nested_quant_map", np.float32, (256,)),
+            float(np.float32(offset)),
+            outer,
+        )
+    absmax = _array(parts, f"{name}.absmax", np.float32 if nested is None else np.uint8, (count,))
     return Quantized4bit(packed, absmax, code, quant_type, shape, dtype, blocksize, nested)
 
 
-def _array(checkpoint: Checkpoint, name: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    info = checkpoint.info(name)
-    if info.dtype != dtype or info.shape != shape:
-        raise ConfigError(f"{name} is {info.dtype} {info.shape}; expected {dtype} {shape}")
-    return checkpoint.tensor(name)
+@dataclass(frozen=True)
+class _State:
+    """What the JSON of a quant_state says, asked for key by key."""
+
+    fields: dict[str, Any]
+
+    def expect(self, key: str, value: Any) -> None:
+        if self.fields.get(key) != value:
+            raise ConfigError(
+                f"its quant_state has the {key} {str(self.fields.get(key))[:40]!r}; expected {value}"
+            )
+
+    def one_of(self, key: str, allowed: Any) -> Any:
+        value = self.fields.get(key)
+        if type(value) not in (int, str) or value not in allowed:
+            raise ConfigError(f"its quant_state has the {key} {str(value)[:40]!r}; allowed: {allowed}")
+        return value
+
+
+def _state_name(name: str, quant_type: str) -> str:
+    return f"{name}.quant_state.bitsandbytes__{quant_type}"
+
+
+def _array(parts: Mapping[str, NDArray[Any]], name: str, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    array = parts[name]
+    if array.dtype != dtype or array.shape != shape:
+        expected = f"{np.dtype(dtype)} {shape}"
+        raise ConfigError(f"{name.rpartition('.')[2]} is {array.dtype} {array.shape}; expected {expected}")
+    return array
