@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from gpt2kit.model.quantized import Linear4bit, Linear8bit
+    from gpt2kit.model.linear_4bit import Linear4bit
+    from gpt2kit.model.linear_8bit import Linear8bit
 
 
 def serves(device: torch.device) -> bool:

@@ -16,8 +16,8 @@ from gpt2kit.checkpoint.names import quantized_weight
 from gpt2kit.config import BitsAndBytesConfig, GPT2Config
 from gpt2kit.errors import CheckpointError, ConfigError
 from gpt2kit.model.embeddings import EmbeddingAccess
-from gpt2kit.model.quantization import (
-    QuantizedAccess,
+from gpt2kit.model.quantized_access import QuantizedAccess
+from gpt2kit.model.quantizer import (
     file_shape,
     quantized_module,
     quantizer_for,

@@ -1,6 +1,6 @@
-"""Quantizer: puts quantised modules into a model, fills them from a checkpoint, and takes them out again.
+"""Quantizer: puts quantised layers into a model, fills them from a checkpoint, and takes them out again.
 
-QuantizedAccess is what a model knows of it. The modules are in quantized.py, the formats in gpt2kit.quant.
+The layers are in linear_4bit.py and linear_8bit.py, the formats in gpt2kit.quant.
 """
 
 import re
@@ -19,7 +19,10 @@ from gpt2kit.config import BitsAndBytesConfig, GPT2Config
 from gpt2kit.config.bitsandbytes import quantization_of
 from gpt2kit.errors import CheckpointError, ConfigError, ConfigTypeError
 from gpt2kit.model.attention import Conv1D
-from gpt2kit.model.quantized import Linear4bit, Linear8bit, QuantizedLinear
+from gpt2kit.model.linear_4bit import Linear4bit
+from gpt2kit.model.linear_8bit import Linear8bit
+from gpt2kit.model.quantized_access import QuantizedAccess
+from gpt2kit.model.quantized_linear import QuantizedLinear
 from gpt2kit.quant import quantize_4bit, quantize_8bit, read_quantized
 
 _FORMATS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -40,7 +43,7 @@ class Quantizer:
         """Tell whether a model in this format can be saved: always."""
         return True
 
-    def put_modules(self, model: "QuantizedAccess", device_map: Mapping[str, object] | None = None) -> None:
+    def put_modules(self, model: QuantizedAccess, device_map: Mapping[str, object] | None = None) -> None:
         """Replace the linear layers of a model on the meta device; device_map, if a mapping, by module."""
         skipped = _skipped(model, self.quantization_config)
         if isinstance(device_map, Mapping):
@@ -103,7 +106,7 @@ class Quantizer:
         weight = torch.empty(module.out_features, module.in_features).normal_(0.0, std).to(dtype)
         self.quantize(module, weight.float().numpy(), dtype)
 
-    def dequantize(self, model: "QuantizedAccess", dtype: torch.dtype | None = None) -> None:
+    def dequantize(self, model: QuantizedAccess, dtype: torch.dtype | None = None) -> None:
         """Put plain layers back, in dtype or the model's, and forget the quantisation."""
         dtype = model.dtype if dtype is None else dtype
         for name, module in list(model.named_modules()):
@@ -155,75 +158,6 @@ class Quantizer:
         return [re.escape(name) for name in off]
 
 
-class QuantizedAccess(nn.Module):
-    """What a model knows of its quantisation; hf_quantizer is None in one that has none."""
-
-    config: GPT2Config
-    hf_quantizer: Quantizer | None = None
-
-    @property
-    def is_quantized(self) -> bool:
-        return self.hf_quantizer is not None
-
-    @property
-    def quantization_method(self) -> str | None:
-        """ "bitsandbytes", or None."""
-        return None if self.hf_quantizer is None else self.hf_quantizer.quantization_config.quant_method
-
-    @property
-    def is_loaded_in_8bit(self) -> bool:
-        return self.hf_quantizer is not None and self.hf_quantizer.quantization_config.load_in_8bit
-
-    @property
-    def is_loaded_in_4bit(self) -> bool:
-        return self.hf_quantizer is not None and self.hf_quantizer.quantization_config.load_in_4bit
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the weights that are not quantised."""
-        return next(parameter.dtype for parameter in self.parameters() if parameter.is_floating_point())
-
-    def dequantize(self, dtype: torch.dtype | None = None) -> Any:
-        """Turn quantised weights back into plain ones, in dtype or the model's; give the model.
-
-        Raises ConfigError for a model that is not quantised.
-        """
-        if self.hf_quantizer is None:
-            raise ConfigError("You need to first quantize your model in order to dequantize it")
-        self.hf_quantizer.dequantize(self, dtype)
-        return self
-
-    def to(self, *args: Any, **kwargs: Any) -> Any:
-        """Move the model; a quantised one keeps its dtype and raises ConfigError for another."""
-        casts = any(isinstance(argument, (torch.dtype, Tensor)) for argument in [*args, *kwargs.values()])
-        if self.is_quantized and casts:
-            raise ConfigError(
-                "You cannot cast a bitsandbytes model in a new `dtype`. Make sure to load the model using "
-                "`from_pretrained` using the desired `dtype` by passing the correct `dtype` argument."
-            )
-        return super().to(*args, **kwargs)
-
-    def half(self) -> Any:
-        return self._cast("half")
-
-    def float(self) -> Any:
-        return self._cast("float")
-
-    def double(self) -> Any:
-        return self._cast("double")
-
-    def bfloat16(self) -> Any:
-        return self._cast("bfloat16")
-
-    def _cast(self, name: str) -> Any:
-        if self.is_quantized:
-            raise ConfigError(
-                f"`.{name}()` is not supported for quantized model. Please use the model as it is, since the "
-                "model has already been casted to the correct `dtype`."
-            )
-        return getattr(super(), name)()
-
-
 def quantizer_for(
     config: GPT2Config, quantization_config: BitsAndBytesConfig | Mapping[str, Any] | None
 ) -> Quantizer | None:
@@ -258,7 +192,7 @@ def quantized_module(model: nn.Module, name: str) -> QuantizedLinear | None:
     return module if leaf == "weight" and isinstance(module, QuantizedLinear) else None
 
 
-def file_shape(model: "QuantizedAccess", name: str, parameter: Tensor) -> tuple[int, ...]:
+def file_shape(model: QuantizedAccess, name: str, parameter: Tensor) -> tuple[int, ...]:
     """Give the shape that a parameter has in the file it comes from; () for one that is quantised there."""
     module = quantized_module(model, name)
     if module is None or model.hf_quantizer is None:
@@ -279,7 +213,7 @@ def refuse_bare_switches(settings: Mapping[str, Any]) -> None:
             )
 
 
-def _skipped(model: "QuantizedAccess", config: BitsAndBytesConfig) -> list[str]:
+def _skipped(model: QuantizedAccess, config: BitsAndBytesConfig) -> list[str]:
     """Give patterns of the modules to leave as they are, as Transformers chooses them.
 
     Without llm_int8_skip_modules these are the output embeddings and the module of the last parameter, when that
