@@ -80,9 +80,9 @@ class Checkpoint:
         if WTE not in self._table and LM_HEAD in self._table and self.config.tie_word_embeddings:
             # Writers that store shared tensors once keep the name that sorts first.
             self._table[WTE] = self._table.pop(LM_HEAD)
-        quantized = self._quantized_weights()
+        self._quantized = self._quantized_weights()
         for name, (file, info) in self._table.items():
-            if name in quantized:
+            if name in self._quantized:
                 continue  # packed: what reads it knows its shape
             expected = trunk.get(name) or heads.get(name)
             if expected is None:
@@ -162,6 +162,10 @@ class Checkpoint:
 
     def float32(self, name: str) -> NDArray[np.float32]:
         """Give a tensor as read-only float32: the view itself when stored so, a converted copy otherwise."""
+        if name in self._quantized:
+            raise CheckpointError(
+                f"{self.folder}: tensor {name!r} is quantised; load a model and dequantise it"
+            )
         array = to_float32(self.tensor(name), self._entry(name)[1].dtype)
         array.flags.writeable = False
         return array

@@ -63,6 +63,12 @@ def unsupported_reason(config: GPT2Config) -> str | None:
     return None
 
 
+def _refuse_unsupported(config: GPT2Config) -> None:
+    reason = unsupported_reason(config)
+    if reason is not None:
+        raise EngineError(f"the native engine cannot run this model: {reason}; use engine='torch'")
+
+
 class NativeEngine:
     """Runs a GPT-2 with weights in float32 on the CPU.
 
@@ -89,9 +95,7 @@ class NativeEngine:
         generation_config: defaults for generate().
         Raises EngineError for a configuration that has no native implementation or an unusable argument.
         """
-        reason = unsupported_reason(config)
-        if reason is not None:
-            raise EngineError(f"the native engine cannot run this model: {reason}; use engine='torch'")
+        _refuse_unsupported(config)
         if threads is not None and not 1 <= threads <= 1024:
             raise EngineError(f"threads is {threads}; it must be from 1 to 1024")
         self._config = config
@@ -125,6 +129,7 @@ class NativeEngine:
         generation_config: GenerationConfig | None = None,
     ) -> NativeEngine:
         """Use a checkpoint's weights: float32 where they lie in the file, others converted once."""
+        _refuse_unsupported(checkpoint.config)
         names = [
             name
             for name in checkpoint.names()

@@ -128,11 +128,11 @@ class Linear4bit(QuantizedLinear):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Linear4bit":
         """Move the scales with the module; they keep their dtype, and so do packed weights."""
-        weight = self.weight
+        packed = self.weight.data
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         device = self.weight.device
-        if self.weight.dtype != weight.dtype:
-            self.weight = nn.Parameter(weight.detach().to(device), requires_grad=False)
+        if self.weight.dtype != packed.dtype:
+            self.weight = nn.Parameter(packed.to(device), requires_grad=False)
         self.absmax, self.code, self._pairs = self.absmax.to(device), self.code.to(device), None
         if self.nested_absmax is not None and self.nested_code is not None:
             self.nested_absmax = self.nested_absmax.to(device)
