@@ -148,6 +148,7 @@ def quantize_blockwise(
     scale = np.repeat(absmax, blocksize)[: values.size]
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         ratio = np.clip(values * (np.float32(1) / scale), -1, 1, dtype=np.float32)
+    # 0 times infinity, in a block so small that its reciprocal overflows, is -1 to bitsandbytes.
     half = (np.nan_to_num(ratio, nan=-1.0) + np.float32(1)) * np.float32(0.5)
     # float64 stands for a fused multiply-add, which rounds once.
     step = (half * np.float64(_STEPS - 1) + 0.5).astype(np.float32).astype(np.int64)
