@@ -10,7 +10,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2kit.checkpoint.dtypes import STORED_DTYPES, WEIGHT_DTYPES, to_float32
+from gpt2kit.checkpoint.dtypes import (
+    CONFIG_DTYPES,
+    DTYPE_OPTIONS,
+    STORED_DTYPES,
+    WEIGHT_DTYPES,
+    BFloat16Array,
+    from_float32,
+    to_float32,
+)
 from gpt2kit.checkpoint.find import WeightFiles, find_weights
 from gpt2kit.checkpoint.names import (
     LM_HEAD,
@@ -162,10 +170,7 @@ class Checkpoint:
 
     def float32(self, name: str) -> NDArray[np.float32]:
         """Give a tensor as read-only float32: the view itself when stored so, a converted copy otherwise."""
-        if name in self._quantized:
-            raise CheckpointError(
-                f"{self.folder}: tensor {name!r} is quantised; load a model and dequantise it"
-            )
+        self._refuse_quantized(name)
         array = to_float32(self.tensor(name), self._entry(name)[1].dtype)
         array.flags.writeable = False
         return array
@@ -174,6 +179,29 @@ class Checkpoint:
         """Take what was read of mapped files out of the process's memory; it is read again when needed."""
         for file in {id(file): file for file, _ in self._table.values()}.values():
             file.drop_pages()
+
+    def weights(self, name: str, dtype: str = "auto") -> NDArray[Any] | BFloat16Array:
+        """Give a tensor in the dtype of that name, read-only: the view itself where it is stored so.
+
+        dtype: "float32", "float16", "bfloat16", or "auto" for the one that is stored. Others are converted:
+        exactly to float32, else to the nearest value, ties to even. Raises CheckpointError.
+        """
+        if dtype not in DTYPE_OPTIONS:
+            raise CheckpointError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPE_OPTIONS)}")
+        self._refuse_quantized(name)
+        stored = self._entry(name)[1].dtype
+        wanted = next((key for key, value in CONFIG_DTYPES.items() if value == dtype), stored)
+        array = self.tensor(name)
+        if wanted != stored:
+            array = from_float32(to_float32(array, stored), wanted)
+            array.flags.writeable = False
+        return BFloat16Array(array) if wanted == "BF16" else array
+
+    def _refuse_quantized(self, name: str) -> None:
+        if name in self._quantized:
+            raise CheckpointError(
+                f"{self.folder}: tensor {name!r} is quantised; load a model and dequantise it"
+            )
 
     def _entry(self, name: str) -> tuple[WeightsFile, TensorInfo]:
         entry = self._table.get(name)
