@@ -63,12 +63,27 @@ _4BIT_PART = re.compile(
 )
 _8BIT_PART = re.compile(r"(.+)\.(SCB|weight_format)")
 _CONV1D = re.compile(r"h\.\d+\.(attn|crossattention|mlp)\.(c_attn|q_attn|c_proj|c_fc)\.weight")
+# OpenAI's names: model/wte, model/ln_f/g, model/h0/attn/c_attn/w. g is a norm's gain.
+_TENSORFLOW = re.compile(
+    r"model/(?:h(?P<layer>\d{1,4})/)?"
+    r"(?P<part>wte|wpe|ln_[12f]|(?:attn|mlp)/c_(?:attn|proj|fc))(?:/(?P<leaf>[gwb]))?"
+)
 
 
 def canonical_name(name: str) -> str | None:
     """Give the canonical name of a tensor of a file, or None for a stored mask, which is not a weight."""
     name = name.removeprefix(TRUNK_PREFIX)
     return None if _MASK.fullmatch(name) else name
+
+
+def name_in_tensorflow(name: str) -> str:
+    """Give the canonical name of a tensor of OpenAI's checkpoints; a name that is none is given back."""
+    found = _TENSORFLOW.fullmatch(name)
+    if found is None:
+        return name
+    block = f"h.{found['layer']}." if found["layer"] else ""
+    leaf = "bias" if found["leaf"] == "b" else "weight"
+    return f"{block}{found['part'].replace('/', '.')}.{leaf}"
 
 
 def file_name(name: str, prefix: str = TRUNK_PREFIX) -> str:

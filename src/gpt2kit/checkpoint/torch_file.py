@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,24 @@ class TorchFile:
             ) from None
         if not isinstance(content, dict):
             raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a mapping of tensors")
+        self._take(content, torch_module)
+
+    @classmethod
+    def of_tensors(cls, state_dict: Mapping[str, torch.Tensor]) -> TorchFile:
+        """Treat a state_dict in memory, on any device, as a file that has been read."""
+        import torch
+
+        file = cls.__new__(cls)
+        file.path, file.metadata = Path("state_dict"), {}
+        on_cpu = {
+            name: value.detach().cpu() if isinstance(value, torch.Tensor) else value
+            for name, value in state_dict.items()
+        }
+        file.size = sum(getattr(value, "nbytes", 0) for value in on_cpu.values())
+        file._take(on_cpu, torch)
+        return file
+
+    def _take(self, content: Mapping[Any, Any], torch_module: Any) -> None:
         self._tensors: dict[str, torch.Tensor] = {}
         self.tensors: dict[str, TensorInfo] = {}
         for name, tensor in content.items():
@@ -113,8 +132,8 @@ class TorchFile:
         array.flags.writeable = False
         return array
 
-    def drop_pages(self) -> None:
-        """Do nothing: the mapping is torch's."""
+    def release(self, name: str, begin: int, end: int) -> None:
+        """Do nothing: the data is torch's."""
 
     def close(self) -> None:
         """Forget the tensors. Arrays that were given out stay valid."""

@@ -10,7 +10,8 @@ from gpt2kit.config.bitsandbytes import BitsAndBytesConfig
 from gpt2kit.config.compile_config import CompileConfig
 from gpt2kit.config.fields import ACTIVATIONS
 from gpt2kit.config.generation import GenerationConfig
-from gpt2kit.config.gpt2 import CONFIG_NAME, PRESETS, GPT2Config
+from gpt2kit.config.gpt2 import PRESETS, GPT2Config
+from gpt2kit.config.hparams import CONFIG_NAME
 from gpt2kit.config.watermarking import SynthIDTextWatermarkingConfig, WatermarkingConfig
 
 __all__ = [

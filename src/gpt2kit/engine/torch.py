@@ -19,7 +19,7 @@ from gpt2kit.generation import generate
 from gpt2kit.generation.protocol import Output, Sequence
 from gpt2kit.model import DynamicCache, GPT2LMHeadModel
 from gpt2kit.model.cache import RaggedCache
-from gpt2kit.model.loading import as_device
+from gpt2kit.model.placement import as_device
 
 if TYPE_CHECKING:
     from gpt2kit.checkpoint import Checkpoint

@@ -163,6 +163,11 @@ class GPT2WithLMHead(GPT2PreTrainedModel):
         self.init_weights(["lm_head.weight"])
         self.tie_weights()
 
+    @classmethod
+    def can_generate(cls) -> bool:
+        """Tell that the model continues text."""
+        return True
+
     def tie_weights(self) -> None:
         """Share the token embeddings with the head, if tie_word_embeddings is set."""
         if self.config.tie_word_embeddings:

@@ -37,7 +37,10 @@ class Linear4bit(QuantizedLinear):
     ) -> None:
         super().__init__(in_features, out_features, bias, is_conv1d)
         self.compute_dtype, self.quant_storage = compute_dtype, quant_storage
-        self.weight = nn.Parameter(torch.empty(0, dtype=torch.uint8, device="meta"), requires_grad=False)
+        self.weight = nn.Parameter(
+            torch.empty(-(-in_features * out_features // 2), 1, dtype=torch.uint8, device="meta"),
+            requires_grad=False,
+        )
         self.quant_type = ""
         self.quant_dtype = "float32"
         self.blocksize = 0

@@ -39,7 +39,9 @@ class Linear8bit(QuantizedLinear):
         super().__init__(in_features, out_features, bias, is_conv1d)
         self.threshold = threshold
         self.is_float = self.has_fp16_weights = has_fp16_weights
-        self.weight = nn.Parameter(torch.empty(0, dtype=torch.int8, device="meta"), requires_grad=False)
+        self.weight = nn.Parameter(
+            torch.empty(out_features, in_features, dtype=torch.int8, device="meta"), requires_grad=False
+        )
         self.absmax = torch.empty(0)
 
     def set_weight(self, weight: Quantized8bit | Tensor, device: torch.device) -> None:

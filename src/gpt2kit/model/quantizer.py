@@ -21,10 +21,12 @@ from gpt2kit.errors import CheckpointError, ConfigError, ConfigTypeError
 from gpt2kit.model.attention import Conv1D
 from gpt2kit.model.linear_4bit import Linear4bit
 from gpt2kit.model.linear_8bit import Linear8bit
+from gpt2kit.model.placement import Placement
 from gpt2kit.model.quantized_access import QuantizedAccess
 from gpt2kit.model.quantized_linear import QuantizedLinear
-from gpt2kit.quant import quantize_4bit, quantize_8bit, read_quantized
+from gpt2kit.quant import Quantized4bit, quantize_4bit, quantize_8bit, read_quantized
 
+_OFF_ACCELERATOR = ("cpu", "disk")
 _FORMATS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -43,16 +45,34 @@ class Quantizer:
         """Tell whether a model in this format can be saved: always."""
         return True
 
-    def put_modules(self, model: QuantizedAccess, device_map: Mapping[str, object] | None = None) -> None:
-        """Replace the linear layers of a model on the meta device; device_map, if a mapping, by module."""
+    def put_modules(self, model: QuantizedAccess, device_map: object = None) -> None:
+        """Replace the linear layers of a model on the meta device, those of a mapping's accelerators only."""
+        if model.dtype not in _FORMATS:
+            raise ConfigError(
+                f"dtype is {model.dtype}; weights are quantised from float32, float16 or bfloat16"
+            )
         skipped = _skipped(model, self.quantization_config)
-        if isinstance(device_map, Mapping):
-            skipped += self._on_cpu(device_map)
+        if isinstance(device_map, Mapping) and self.quantization_config.llm_int8_enable_fp32_cpu_offload:
+            skipped += [
+                re.escape(name) for name, place in device_map.items() if str(place) in _OFF_ACCELERATOR
+            ]
         for name, module in list(model.named_modules()):
             if (type(module) is nn.Linear or isinstance(module, Conv1D)) and not _is_skipped(name, skipped):
                 model.set_submodule(name, self._module(module))
         model.hf_quantizer = self
         model.config.quantization_config = self.quantization_config
+
+    def check_places(self, model: QuantizedAccess, placement: Placement) -> None:
+        """Refuse quantised layers on the CPU beside an accelerator, or on disk: accelerate cannot move them."""
+        for name, module in model.named_modules():
+            if not isinstance(module, QuantizedLinear) or not placement.is_spread:
+                continue
+            if getattr(placement.place(f"{name}.weight"), "type", "disk") in _OFF_ACCELERATOR:
+                raise ConfigError(
+                    "Some modules are dispatched on the CPU or the disk. Make sure you have enough GPU RAM to fit "
+                    "the quantized model, or give a device_map that names them and set "
+                    "llm_int8_enable_fp32_cpu_offload=True to leave them as they are"
+                )
 
     def take_weight(
         self, module: QuantizedLinear, checkpoint: Checkpoint, name: str, dtype: torch.dtype
@@ -67,12 +87,14 @@ class Quantizer:
         if self.pre_quantized and not in_16_bits:
             names = [name, *quantized_parts(checkpoint.names(), name)]
             parts = {part: checkpoint.tensor(part) for part in names}
-            weight = read_quantized(parts, name, shape, str(checkpoint.folder))
-            if isinstance(module, Linear4bit) != hasattr(weight, "packed"):
+            quantized = read_quantized(parts, name, shape, str(checkpoint.folder))
+            if isinstance(module, Linear4bit) != isinstance(quantized, Quantized4bit):
                 raise CheckpointError(
                     f"{checkpoint.folder}: tensor {name!r} is not in the bits of its config"
                 )
-            module.set_weight(weight, cpu)
+            module.set_weight(quantized, cpu)
+            for part in names:
+                checkpoint.release(part)
             return
         stored = checkpoint.tensor(name)
         if module.is_conv1d and not self.pre_quantized:
@@ -81,7 +103,9 @@ class Quantizer:
             raise CheckpointError(
                 f"{checkpoint.folder}: tensor {name!r} has shape {stored.shape}; it is {shape}"
             )
-        self.quantize(module, _rounded(stored, checkpoint.info(name).dtype, dtype), dtype)
+        weight = _rounded(stored, checkpoint.info(name).dtype, dtype)
+        checkpoint.release(name)
+        self.quantize(module, weight, dtype)
 
     def quantize(self, module: QuantizedLinear, weight: NDArray[Any], dtype: torch.dtype) -> None:
         """Fill a module from float32 or float16 values (O, I) that dtype represents."""
@@ -145,18 +169,6 @@ class Quantizer:
             new.bias = nn.Parameter(bias, requires_grad=False)  # type: ignore[arg-type]
         return new
 
-    def _on_cpu(self, device_map: Mapping[str, object]) -> list[str]:
-        """Give the modules that a device_map leaves off the accelerator, or refuse the map."""
-        off = [name for name, place in device_map.items() if str(place) in ("cpu", "disk")]
-        if not off or all(str(place) == "cpu" for place in device_map.values()):
-            return []
-        if not self.quantization_config.llm_int8_enable_fp32_cpu_offload:
-            raise ConfigError(
-                "Some modules are dispatched on the CPU or the disk. Make sure you have enough GPU RAM to fit the "
-                "quantized model, or set llm_int8_enable_fp32_cpu_offload=True to leave these modules as they are"
-            )
-        return [re.escape(name) for name in off]
-
 
 def quantizer_for(
     config: GPT2Config, quantization_config: BitsAndBytesConfig | Mapping[str, Any] | None
@@ -192,13 +204,13 @@ def quantized_module(model: nn.Module, name: str) -> QuantizedLinear | None:
     return module if leaf == "weight" and isinstance(module, QuantizedLinear) else None
 
 
-def file_shape(model: QuantizedAccess, name: str, parameter: Tensor) -> tuple[int, ...]:
-    """Give the shape that a parameter has in the file it comes from; () for one that is quantised there."""
+def file_shape(model: QuantizedAccess, name: str, parameter: Tensor) -> tuple[int, ...] | None:
+    """Give the shape that a parameter has in the file it comes from; None for one that is quantised there."""
     module = quantized_module(model, name)
     if module is None or model.hf_quantizer is None:
         return tuple(parameter.shape)
     if model.hf_quantizer.pre_quantized:
-        return ()
+        return None
     shape = (module.out_features, module.in_features)
     return shape[::-1] if module.is_conv1d else shape
 

@@ -30,13 +30,15 @@ from gpt2kit.model.attention import Conv1D
 from gpt2kit.model.linear_4bit import Linear4bit
 from gpt2kit.model.linear_8bit import Linear8bit
 from gpt2kit.model.quantized_linear import QuantizedLinear
+from gpt2kit.model.quantizer import Quantizer
 from gpt2kit.quant import dequantize_4bit, dequantize_8bit, quantize_4bit, quantize_8bit
 
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 FP4_TWICE = {"load_in_4bit": True, "bnb_4bit_use_double_quant": True}
 INT8 = {"load_in_8bit": True}
 STORED_AS_BF16 = {**NF4, "bnb_4bit_quant_storage": "bfloat16"}
-ALL = pytest.mark.parametrize("settings", [NF4, FP4_TWICE, INT8, STORED_AS_BF16], ids=str)
+STORED_AS_F64 = {**NF4, "bnb_4bit_quant_storage": "float64"}
+ALL = pytest.mark.parametrize("settings", [NF4, FP4_TWICE, INT8, STORED_AS_BF16, STORED_AS_F64], ids=str)
 IDS = torch.tensor([[5, 1, 8, 2, 0, 3]])
 
 
@@ -362,17 +364,29 @@ def test_a_mapping_is_a_config_too(folder: Path) -> None:
     assert GPT2LMHeadModel.from_pretrained(folder, quantization_config=NF4).is_loaded_in_4bit
 
 
-def test_modules_beside_an_accelerator_are_refused_or_left(folder: Path) -> None:
-    from gpt2kit.model.quantizer import Quantizer
-
-    device_map = {"transformer.h.0": 0, "transformer.h.1": "cpu", "": 0}
+def test_modules_beside_an_accelerator_are_refused_or_left(folder: Path, tmp_path: Path) -> None:
+    options = {
+        "device_map": {"transformer.h.1": "disk", "transformer": "cpu", "lm_head": "cpu"},
+        "offload_folder": tmp_path,
+    }
+    with pytest.raises(ValueError, match="Some modules are dispatched on the CPU or the disk"):
+        load(folder, NF4, **options)
     with torch.device("meta"):
         model = GPT2LMHeadModel(config())
-    with pytest.raises(ConfigError, match="Some modules are dispatched on the CPU or the disk"):
-        Quantizer(BitsAndBytesConfig(**NF4), False).put_modules(model, device_map)
     lenient = BitsAndBytesConfig(**NF4, llm_int8_enable_fp32_cpu_offload=True)
+    device_map = {"transformer.h.0": 0, "transformer.h.1": "cpu", "": 0}
     Quantizer(lenient, False).put_modules(model, device_map)
     assert {name.split(".")[2] for name in quantized(model)} == {"0"}
+
+
+def test_a_map_that_is_all_cpu_is_like_none(folder: Path) -> None:
+    device_map = {"transformer.h.0": "cpu", "transformer": "cpu", "lm_head": "cpu"}
+    assert len(quantized(load(folder, NF4, device_map=device_map))) == 8
+
+
+def test_float64_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="float64; weights are quantised from float32, float16 or bfloat16"):
+        load(folder, NF4, dtype="float64")
 
 
 def test_files_whose_bits_are_not_those_of_their_config(folder: Path, tmp_path: Path) -> None:
