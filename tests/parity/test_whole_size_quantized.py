@@ -23,6 +23,8 @@ import torch
 from gpt2kit import AutoModelForCausalLM, BitsAndBytesConfig
 from gpt2kit.engine.torch import TorchEngine
 
+torch.set_num_threads(1)
+
 quantization_config = BitsAndBytesConfig(
     load_in_4bit=True,
     bnb_4bit_quant_type="nf4",

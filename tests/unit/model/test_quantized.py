@@ -25,6 +25,7 @@ from gpt2kit import (
     load_engine,
 )
 from gpt2kit.checkpoint import open_checkpoint
+from gpt2kit.cli.info import model_facts
 from gpt2kit.errors import CheckpointError, ConfigError, EngineError
 from gpt2kit.model.attention import Conv1D
 from gpt2kit.model.linear_4bit import Linear4bit
@@ -221,6 +222,23 @@ def test_saving_and_loading_changes_no_bit(folder: Path, settings: dict[str, Any
     assert again.config.quantization_config == BitsAndBytesConfig(**settings)
     with torch.inference_mode():
         assert torch.equal(again(IDS).logits, model(IDS).logits)
+
+
+@ALL
+def test_pickled_files_hold_them_too(folder: Path, settings: dict[str, Any], tmp_path: Path) -> None:
+    model = load(folder, settings)
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    again = GPT2LMHeadModel.from_pretrained(tmp_path, use_safetensors=False)
+    with torch.inference_mode():
+        assert torch.equal(again(IDS).logits, model(IDS).logits)
+
+
+def test_info_counts_weights_unpacked(folder: Path, tmp_path: Path) -> None:
+    load(folder, FP4_TWICE).save_pretrained(tmp_path)
+    plain, facts = (model_facts(path, allow_pickle=False) for path in (folder, tmp_path))
+    assert facts["parameters"] == plain["parameters"]
+    assert facts["dtypes"]["U8"] == 3 * 8
 
 
 def test_a_folder_that_is_quantised_wins_over_the_caller(folder: Path, tmp_path: Path) -> None:
