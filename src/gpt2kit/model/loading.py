@@ -116,8 +116,8 @@ class PreTrainedModel(EmbeddingAccess, QuantizedAccess):
         dtype: None and "auto" are the configuration's, or else the file's; or a name or torch.dtype.
         device_map, max_memory, offload_folder: as for placement.plan; None is the CPU. use_safetensors=False
         reads pickled .bin files, as tensors only; otherwise they are refused. key_mapping: regular
-        expressions and what replaces them in the names of the file. disable_mmap reads whole files into
-        memory; otherwise memory is needed for one copy of the weights.
+        expressions and what replaces them in the names of the file. Memory is needed for one copy
+        of the weights, and for the file beside it if that is a .bin or disable_mmap reads it in whole.
 
         quantization_config: hold linear layers in 8 or 4 bits; a folder that is quantised needs none.
 
