@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "GPT2Config": "gpt2kit.config",
     "AutoConfig": "gpt2kit.config",
+    "BitsAndBytesConfig": "gpt2kit.config",
     "GPT2Tokenizer": "gpt2kit.tokenizer",
     "GPT2TokenizerFast": "gpt2kit.tokenizer",
     "AutoTokenizer": "gpt2kit.tokenizer",

@@ -2,6 +2,7 @@
 
     GPT2Error
       ConfigError (ValueError)         a configuration that cannot be a GPT-2
+        ConfigTypeError (TypeError)    a setting of the wrong type, where Transformers raises a TypeError
       CheckpointError (ValueError)     a weights file that is damaged, hostile or of the wrong shape
       HubError (OSError)               a model name that cannot be resolved, online or in the cache
       TokenizerError (ValueError)      a vocabulary that is damaged, or text that cannot be encoded as asked
@@ -21,6 +22,10 @@ class GPT2Error(Exception):
 
 class ConfigError(GPT2Error, ValueError):
     """A configuration value has the wrong type, is out of range or contradicts another."""
+
+
+class ConfigTypeError(ConfigError, TypeError):
+    """A setting has the wrong type, where scripts written for Transformers expect a TypeError."""
 
 
 class CheckpointError(GPT2Error, ValueError):

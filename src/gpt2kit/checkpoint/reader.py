@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gpt2kit.checkpoint.dtypes import (
     CONFIG_DTYPES,
     DTYPE_OPTIONS,
+    STORED_DTYPES,
     WEIGHT_DTYPES,
     BFloat16Array,
     from_float32,
@@ -21,9 +22,19 @@ from gpt2kit.checkpoint.dtypes import (
 )
 from gpt2kit.checkpoint.files import WeightsFile, open_files
 from gpt2kit.checkpoint.find import find_weights
-from gpt2kit.checkpoint.names import LM_HEAD, WTE, canonical_name, head_shapes, shapes_match, trunk_shapes
+from gpt2kit.checkpoint.names import (
+    LM_HEAD,
+    WTE,
+    canonical_name,
+    head_shapes,
+    is_conv1d,
+    quantized_weight,
+    shapes_match,
+    trunk_shapes,
+)
 from gpt2kit.checkpoint.safetensors_file import TensorInfo
 from gpt2kit.config import GPT2Config
+from gpt2kit.config.bitsandbytes import quantization_of
 from gpt2kit.config.hparams import config_file
 from gpt2kit.errors import CheckpointError
 
@@ -84,7 +95,10 @@ class Checkpoint:
         if WTE not in self._table and LM_HEAD in self._table and self.config.tie_word_embeddings:
             # Writers that store shared tensors once keep the name that sorts first.
             self._table[WTE] = self._table.pop(LM_HEAD)
+        self._quantized = self._quantized_weights()
         for name, (file, info) in self._table.items():
+            if name in self._quantized:
+                continue  # packed: what reads it knows its shape
             expected = trunk.get(name) or heads.get(name)
             if expected is None:
                 continue
@@ -106,6 +120,16 @@ class Checkpoint:
                 f"{self.folder}: tensor {missing[0]!r}{more} of the configuration's {len(trunk)} is missing"
             )
         return missing
+
+    def _quantized_weights(self) -> set[str]:
+        """Names of the weights that the configuration's quantization_config and the files say are quantised."""
+        quantization = quantization_of(self.config)
+        if quantization is None:
+            return set()
+        described = {quantized_weight(name) for name in self._table}
+        # Kept in 16 bits, they are stored (out, in) nevertheless.
+        is_transposed = quantization.load_in_8bit and quantization.llm_int8_has_fp16_weight
+        return {name for name in self._table if name in described or (is_transposed and is_conv1d(name))}
 
     def _drop_tied_head(self) -> None:
         """Forget a stored lm_head that is the same as wte, as .bin files and old safetensors have it."""
@@ -145,12 +169,12 @@ class Checkpoint:
     def tensor(self, name: str) -> NDArray[Any]:
         """Give a tensor as it is stored: a read-only, C-contiguous view of the file, without a copy.
 
-        float32, float16, or uint16 holding the bits of bfloat16 (info(name).dtype is "BF16"). Some writers do
-        not align their data: look at flags.aligned before handing the address to code that needs it.
+        float32, float16, or uint16 holding the bits of bfloat16 (info(name).dtype is "BF16"); parts of
+        quantised weights also uint8, int8 and float64. Some writers do not align their data: look at flags.aligned before handing the address to code that needs it.
         Raises CheckpointError for an unknown name or a dtype that no weight has.
         """
         file, info = self._entry(name)
-        if info.dtype not in WEIGHT_DTYPES:
+        if info.dtype not in STORED_DTYPES:
             raise CheckpointError(
                 f"{file.path}: tensor {info.name!r} has dtype {info.dtype}, which is not read"
             )
@@ -173,9 +197,15 @@ class Checkpoint:
 
     def float32(self, name: str) -> NDArray[np.float32]:
         """Give a tensor as read-only float32: the view itself when stored so, a converted copy otherwise."""
+        self._refuse_quantized(name)
         array = to_float32(self.tensor(name), self._entry(name)[1].dtype)
         array.flags.writeable = False
         return array
+
+    def release(self, name: str) -> None:
+        """Give the memory of a tensor of a mapped file back; it is read from the file again when used."""
+        file, info = self._entry(name)
+        file.release(info.name, 0, info.nbytes)
 
     def weights(self, name: str, dtype: str = "auto") -> NDArray[Any] | BFloat16Array:
         """Give a tensor in the dtype of that name, read-only: the view itself where it is stored so.
@@ -185,6 +215,7 @@ class Checkpoint:
         """
         if dtype not in DTYPE_OPTIONS:
             raise CheckpointError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPE_OPTIONS)}")
+        self._refuse_quantized(name)
         stored = self._entry(name)[1].dtype
         wanted = next((key for key, value in CONFIG_DTYPES.items() if value == dtype), stored)
         array = self.tensor(name)
@@ -192,6 +223,12 @@ class Checkpoint:
             array = from_float32(to_float32(array, stored), wanted)
             array.flags.writeable = False
         return BFloat16Array(array) if wanted == "BF16" else array
+
+    def _refuse_quantized(self, name: str) -> None:
+        if name in self._quantized:
+            raise CheckpointError(
+                f"{self.folder}: tensor {name!r} is quantised; load a model and dequantise it"
+            )
 
     def _entry(self, name: str) -> tuple[WeightsFile, TensorInfo]:
         entry = self._table.get(name)

@@ -16,7 +16,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from gpt2kit.checkpoint.dtypes import ITEM_BYTES, WEIGHT_DTYPES
+from gpt2kit.checkpoint.dtypes import ITEM_BYTES, STORED_DTYPES
 from gpt2kit.checkpoint.mapped_file import MappedFile
 from gpt2kit.errors import CheckpointError
 
@@ -179,14 +179,14 @@ class SafetensorsFile:
         self._file.map(use_mmap)
 
     def view(self, name: str) -> NDArray[Any]:
-        """Give a read-only, C-contiguous view of one tensor of a weight dtype, without a copy.
+        """Give a read-only, C-contiguous view of one tensor of a dtype in STORED_DTYPES, without a copy.
 
         The view keeps the file's data alive. Its address is aligned to the item only when the writer aligned
         it (`flags.aligned`). BF16 is given as its uint16 bits. KeyError for an unknown name.
         """
         info, begin = self.tensors[name], self._data_start + self._begins[name]
         flat = self._file.bytes(begin, begin + info.nbytes)
-        return flat.view(WEIGHT_DTYPES[info.dtype]).reshape(info.shape)
+        return flat.view(STORED_DTYPES[info.dtype]).reshape(info.shape)
 
     def release(self, name: str, begin: int, end: int) -> None:
         """Give the memory of some bytes of a tensor back; they are read from the file again when used."""

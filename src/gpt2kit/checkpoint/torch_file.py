@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from gpt2kit.checkpoint.dtypes import WEIGHT_DTYPES
+from gpt2kit.checkpoint.dtypes import STORED_DTYPES
 from gpt2kit.checkpoint.safetensors_file import TensorInfo
 from gpt2kit.errors import CheckpointError, MissingDependencyError
 
@@ -122,13 +122,13 @@ class TorchFile:
         """Do nothing: torch has mapped or read the data already."""
 
     def view(self, name: str) -> NDArray[Any]:
-        """Give a read-only C-contiguous array of one tensor of a weight dtype, copied only if strided."""
+        """Give a read-only C-contiguous array of one tensor of a dtype in STORED_DTYPES, copied only if strided."""
         import torch
 
         tensor = self._tensors[name].detach().contiguous()
         if tensor.dtype == torch.bfloat16:
             tensor = tensor.view(torch.int16)
-        array: NDArray[Any] = tensor.numpy().view(WEIGHT_DTYPES[self.tensors[name].dtype])
+        array: NDArray[Any] = tensor.numpy().view(STORED_DTYPES[self.tensors[name].dtype])
         array.flags.writeable = False
         return array
 

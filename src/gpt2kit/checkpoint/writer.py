@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2kit.checkpoint.dtypes import CONFIG_DTYPES, WEIGHT_DTYPES, from_float32
+from gpt2kit.checkpoint.dtypes import CONFIG_DTYPES, ITEM_BYTES, STORED_DTYPES, WEIGHT_DTYPES, from_float32
 from gpt2kit.checkpoint.find import variant_infix
 from gpt2kit.checkpoint.names import (
     LM_HEAD,
@@ -28,10 +28,13 @@ from gpt2kit.checkpoint.names import (
     canonical_name,
     file_name,
     head_shapes,
+    is_conv1d,
+    quantized_weight,
     shapes_match,
     trunk_shapes,
 )
 from gpt2kit.config import CONFIG_NAME, GenerationConfig, GPT2Config
+from gpt2kit.config.bitsandbytes import quantization_of
 from gpt2kit.errors import CheckpointError
 from gpt2kit.files import fsync_folder
 
@@ -78,8 +81,9 @@ def save_checkpoint(
     `tensors` are by canonical name (a leading `transformer.` is accepted): float32 or float16 arrays of the
     shapes that `config` makes; the trunk must be complete, unless `allow_missing`. `dtypes`, for all or by name, is the format in the
     file: "F32", "F16" or "BF16"; float32 arrays are rounded to it; a uint16 array is taken as the bits of
-    bfloat16 and needs "BF16". An `lm_head.weight` that is tied to wte.weight is left out. Above
-    `max_shard_size` (bytes, or "5GB") the weights are split into shards with an index. `variant` "fp16" makes model.fp16.safetensors. `config` is not
+    bfloat16 and needs "BF16"; parts of quantised weights, if config has a quantization_config, are written as
+    they are. An `lm_head.weight` that is tied to wte.weight is left out. Above `max_shard_size` (bytes, or "5GB")
+    the weights are split into shards with an index. `variant` "fp16" makes model.fp16.safetensors. `config` is not
     changed; the copy that is written names an architecture, the dtype of the weights and n_ctx, an old name
     of n_positions that llama.cpp's converter asks for.
 
@@ -129,14 +133,21 @@ def _checked(
     allow_missing: bool,
 ) -> dict[str, tuple[NDArray[Any], str]]:
     trunk, heads = trunk_shapes(config), head_shapes(config)
+    quantization = quantization_of(config)
+    quantized = _quantized_names(tensors, {**trunk, **heads}) if quantization is not None else {}
     weights: dict[str, tuple[NDArray[Any], str]] = {}
     for given, array in tensors.items():
         name = canonical_name(given)
+        if name in quantized:
+            weights[name] = (array, quantized[name])
+            continue
         expected = trunk.get(name or "") or heads.get(name or "")
         if name is None or expected is None:
             raise CheckpointError(
                 f"tensor {given!r} is no weight of a GPT-2 of this configuration; leave it out"
             )
+        if quantization is not None and is_conv1d(name) and array.shape == expected[::-1]:
+            expected = array.shape  # held in 16 bits by LLM.int8(), which stores (out, in)
         if name in weights:
             raise CheckpointError(f"tensor {given!r} is given twice, with and without {TRUNK_PREFIX!r}")
         if not shapes_match(array.shape, expected):
@@ -152,7 +163,30 @@ def _checked(
         )
     # Larger items first keeps every tensor aligned, since the file has no gaps; otherwise the model's order.
     order = {name: i for i, name in enumerate([*trunk, *heads])}
-    return dict(sorted(weights.items(), key=lambda item: (item[1][1] != "F32", order[item[0]])))
+    return dict(
+        sorted(
+            weights.items(),
+            key=lambda item: (-ITEM_BYTES[item[1][1]], order[quantized_weight(item[0]) or item[0]], item[0]),
+        )
+    )
+
+
+def _quantized_names(
+    tensors: Mapping[str, NDArray[Any]], known: Mapping[str, tuple[int, ...]]
+) -> dict[str, str]:
+    """Give the formats of quantised weights and of their parts, by canonical name: as the arrays are."""
+    formats = {dtype: name for name, dtype in STORED_DTYPES.items()}
+    described = {quantized_weight(canonical_name(given) or "") for given in tensors} & known.keys()
+    names = {}
+    for given, array in tensors.items():
+        name = canonical_name(given) or ""
+        if name in described or quantized_weight(name) in described:
+            if array.dtype not in formats:
+                raise CheckpointError(
+                    f"tensor {given!r} is {array.dtype}, which no part of a quantised weight is"
+                )
+            names[name] = formats[array.dtype]
+    return names
 
 
 def _file_dtype(name: str, dtype: np.dtype[Any], wanted: str | None) -> str:
@@ -197,7 +231,7 @@ def _split(weights: Shard, limit: int, stem: str) -> dict[str, Shard]:
     shards: list[Shard] = [{}]
     used = 0
     for name, (array, dtype) in weights.items():
-        nbytes = array.size * WEIGHT_DTYPES[dtype].itemsize
+        nbytes = array.size * STORED_DTYPES[dtype].itemsize
         if shards[-1] and used + nbytes > limit:
             shards.append({})
             used = 0
@@ -212,7 +246,7 @@ def _write_safetensors(path: Path, shard: Shard, metadata: Mapping[str, str]) ->
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     position = 0
     for name, (array, dtype) in shard.items():
-        nbytes = array.size * WEIGHT_DTYPES[dtype].itemsize
+        nbytes = array.size * STORED_DTYPES[dtype].itemsize
         header[name] = {
             "dtype": dtype,
             "shape": list(array.shape),
@@ -227,7 +261,7 @@ def _write_safetensors(path: Path, shard: Shard, metadata: Mapping[str, str]) ->
             flat = np.ascontiguousarray(array).reshape(-1)
             for i in range(0, flat.size, _CHUNK):
                 part = flat[i : i + _CHUNK]
-                data = part if part.dtype == WEIGHT_DTYPES[dtype] else from_float32(part, dtype)
+                data = part if part.dtype == STORED_DTYPES[dtype] else from_float32(part, dtype)
                 file.write(data.view(np.uint8).data)
         file.flush()
         os.fsync(file.fileno())
@@ -235,7 +269,7 @@ def _write_safetensors(path: Path, shard: Shard, metadata: Mapping[str, str]) ->
 
 def _write_index(path: Path, shards: Mapping[str, Shard]) -> None:
     sizes = (
-        array.size * WEIGHT_DTYPES[dtype].itemsize
+        array.size * STORED_DTYPES[dtype].itemsize
         for shard in shards.values()
         for array, dtype in shard.values()
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from gpt2kit.config.bitsandbytes import BitsAndBytesConfig
 from gpt2kit.config.fields import (
     FIELDS,
     GENERATION_KEYS,
@@ -117,6 +118,8 @@ class GPT2Config:
             value = FIELDS[name].check(name, value)
         elif name in OPTIONAL_CHECKS:
             value = OPTIONAL_CHECKS[name](name, value)
+        elif name == "quantization_config":
+            value = _quantization_config(value)
         elif isinstance(known := getattr(type(self), name, None), property):
             if known.fset is None:
                 raise ConfigError(f"{name} is computed from other settings and cannot be set")
@@ -402,3 +405,16 @@ class GPT2Config:
 
     def __repr__(self) -> str:
         return f"GPT2Config {self.to_json_string()}"
+
+
+def _quantization_config(value: Any) -> Any:
+    """Check that a quantization_config is one of bitsandbytes; a file's mapping stays as it is."""
+    if isinstance(value, BitsAndBytesConfig):
+        return value
+    if not isinstance(value, Mapping):
+        raise refuse("quantization_config", value, "a BitsAndBytesConfig or a mapping with its settings")
+    try:
+        BitsAndBytesConfig.from_dict(value)
+    except ConfigError as error:
+        raise ConfigError(f"quantization_config: {error}") from None
+    return dict(value)

@@ -61,10 +61,18 @@ def unsupported_reason(config: GPT2Config) -> str | None:
         return "add_cross_attention=True has no native implementation"
     if config.pruned_heads and any(config.pruned_heads.values()):
         return "heads are pruned, and the native kernels take all layers to have n_head of them"
+    if hasattr(config, "quantization_config"):
+        return "its weights are quantised by bitsandbytes"
     if config.activation_function not in ACTIVATIONS:
         known = ", ".join(sorted(ACTIVATIONS))
         return f"activation_function {config.activation_function!r} has no native kernel; it has {known}"
     return None
+
+
+def _refuse_unsupported(config: GPT2Config) -> None:
+    reason = unsupported_reason(config)
+    if reason is not None:
+        raise EngineError(f"the native engine cannot run this model: {reason}; use engine='torch'")
 
 
 def shallower(config: GPT2Config, n_layer: int) -> GPT2Config:
@@ -115,9 +123,7 @@ class NativeEngine:
         generation_config: defaults for generate().
         Raises EngineError for a configuration that has no native implementation or an unusable argument.
         """
-        reason = unsupported_reason(config)
-        if reason is not None:
-            raise EngineError(f"the native engine cannot run this model: {reason}; use engine='torch'")
+        _refuse_unsupported(config)
         if threads is not None and not 1 <= threads <= 1024:
             raise EngineError(f"threads is {threads}; it must be from 1 to 1024")
         self._config = config
@@ -157,6 +163,7 @@ class NativeEngine:
         dtype: "auto" uses each tensor where it lies in the file; "float32", "bfloat16" and "float16" convert
             those that are stored otherwise, once.
         """
+        _refuse_unsupported(checkpoint.config)
         names = [
             name
             for name in checkpoint.names()

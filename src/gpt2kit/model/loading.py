@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from gpt2kit.checkpoint import Checkpoint, checkpoint_of_tensors, open_checkpoint
-from gpt2kit.config import GenerationConfig, GPT2Config
+from gpt2kit.config import BitsAndBytesConfig, GenerationConfig, GPT2Config
 from gpt2kit.errors import ConfigError
 from gpt2kit.hub import push_files, push_saved
 from gpt2kit.model.attention_backends import DEFAULT_BACKEND, get_backend
 from gpt2kit.model.load_arguments import accepted, find_config
 from gpt2kit.model.placement import plan
+from gpt2kit.model.quantized_access import QuantizedAccess
+from gpt2kit.model.quantizer import quantizer_for, refuse_bare_switches
 from gpt2kit.model.saving import save_model
 from gpt2kit.model.switches import ModelSwitches
 from gpt2kit.model.weights import NoDrawing, as_dtype, choose_dtype, compare, fill, refuse_mismatches
@@ -30,7 +32,7 @@ from gpt2kit.model.weights import NoDrawing, as_dtype, choose_dtype, compare, fi
 M = TypeVar("M", bound="PreTrainedModel")
 
 
-class PreTrainedModel(ModelSwitches):
+class PreTrainedModel(ModelSwitches, QuantizedAccess):
     """A model with its configuration; the trunk, if it is a part, is called `transformer`.
 
     generation_config: what a model that generates does by default; None for one that does not.
@@ -87,6 +89,7 @@ class PreTrainedModel(ModelSwitches):
         offload_folder: str | os.PathLike[str] | None = None,
         offload_buffers: bool = False,
         attn_implementation: str | None = None,
+        quantization_config: BitsAndBytesConfig | Mapping[str, Any] | None = None,
         ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
         key_mapping: Mapping[str, str] | None = None,
@@ -115,12 +118,15 @@ class PreTrainedModel(ModelSwitches):
         expressions and what replaces them in the names of the file. Memory is needed for one copy
         of the weights, and for the file beside it if that is a .bin or disable_mmap reads it in whole.
 
+        quantization_config: hold linear layers in 8 or 4 bits; a folder that is quantised needs none.
+
         Weights that the file lacks are drawn at random with a warning, and with ignore_mismatched_sizes those
         of another shape too. output_loading_info also returns a dict of missing_keys, unexpected_keys,
         mismatched_keys, the last as (name, shape there, shape here), and error_msgs.
 
         Raises CheckpointError, ConfigError or HubError.
         """
+        refuse_bare_switches(settings)
         settings = accepted(settings)
         if not weights_only:
             raise ConfigError("weights_only=False would run code out of a pickle; only tensors are read")
@@ -164,6 +170,9 @@ class PreTrainedModel(ModelSwitches):
         new.name_or_path = checkpoint.folder if name is None or isinstance(name, Checkpoint) else name
         with torch.device("meta"), NoDrawing():
             model = cls(new).to(chosen)
+        quantizer = quantizer_for(new, quantization_config)
+        if quantizer is not None:
+            quantizer.put_modules(model, device_map)
         info = compare(model, checkpoint)
         where = f"{checkpoint.folder}, read as {cls.__name__}"
         if not ignore_mismatched_sizes:
@@ -175,6 +184,8 @@ class PreTrainedModel(ModelSwitches):
             offload_folder=offload_folder,
             offload_buffers=offload_buffers,
         )
+        if quantizer is not None:
+            quantizer.check_places(model, placement)
         fill(model, checkpoint, info, placement.keep)
         model.eval()
         if model.can_generate():
@@ -256,15 +267,17 @@ class PreTrainedModel(ModelSwitches):
         """
         parameters = dict(self.named_parameters())
         for name in parameters if names is None else names:
-            std = self.config.initializer_range
-            if name.endswith("c_proj.weight"):
-                std /= math.sqrt(2 * self.config.n_layer)
             if name.endswith(".bias"):
                 parameters[name].zero_()
             elif name.split(".")[-2].startswith("ln_"):
                 parameters[name].fill_(1.0)
             else:
-                parameters[name].normal_(0.0, std)
+                parameters[name].normal_(0.0, self.initial_std(name))
+
+    def initial_std(self, name: str) -> float:
+        """Give the standard deviation from which a weight is drawn."""
+        std = self.config.initializer_range
+        return std / math.sqrt(2 * self.config.n_layer) if name.endswith("c_proj.weight") else std
 
     @property
     def name_or_path(self) -> str:
@@ -274,10 +287,6 @@ class PreTrainedModel(ModelSwitches):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
 
     def _asks(self, field: str, argument: bool | None) -> bool:
         """An argument's value, or the configuration's when it was not given."""

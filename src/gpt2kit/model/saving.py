@@ -10,12 +10,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpt2kit.checkpoint import save_checkpoint
+from gpt2kit.checkpoint.names import quantized_weight
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ConfigError
 from gpt2kit.model.weights import FILE_DTYPES, canonical
 
 if TYPE_CHECKING:
     from gpt2kit.model.loading import PreTrainedModel
+
+# Formats of quantised weights that no other weight has.
+_PACKED = {torch.uint8: "U8", torch.int8: "I8", torch.float64: "F64"}
 
 
 def save_model(
@@ -33,7 +37,8 @@ def save_model(
     """
     tensors, dtypes = {}, {}
     for name, parameter in (state_dict or _own_weights(model)).items():
-        tensors[canonical(name)], dtypes[canonical(name)] = _to_numpy(name, parameter)
+        is_packed = model.is_quantized and parameter.dtype in _PACKED
+        tensors[canonical(name)], dtypes[canonical(name)] = _to_numpy(name, parameter, is_packed)
     config = GPT2Config.from_dict(model.config.to_dict())
     config.architectures = [type(model).__name__]
     return save_checkpoint(
@@ -56,12 +61,16 @@ def _own_weights(model: "PreTrainedModel") -> dict[str, Tensor]:
 
         offloaded = get_state_dict_offloaded_model(model)
         weights = {name: offloaded[name] for name in weights}
+    if model.is_quantized:
+        weights.update({name: value for name, value in model.state_dict().items() if quantized_weight(name)})
     return weights
 
 
-def _to_numpy(name: str, parameter: Tensor) -> tuple[NDArray[Any], str]:
+def _to_numpy(name: str, parameter: Tensor, is_packed: bool) -> tuple[NDArray[Any], str]:
     """Give a weight as an array that save_checkpoint takes, and the name of its format."""
     values = parameter.detach().cpu().contiguous()
+    if is_packed:
+        return values.numpy(), _PACKED[values.dtype]
     for dtype, torch_dtype in FILE_DTYPES.items():
         if values.dtype == torch_dtype:
             is_bfloat16 = values.dtype == torch.bfloat16

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gpt2kit.checkpoint import Checkpoint
-from gpt2kit.checkpoint.names import LM_HEAD, TRUNK_PREFIX
+from gpt2kit.checkpoint.names import LM_HEAD, TRUNK_PREFIX, quantized_weight
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import CheckpointError, ConfigError
-from gpt2kit.model.embeddings import EmbeddingAccess
 from gpt2kit.model.loading_info import LoadingInfo
+from gpt2kit.model.quantized_linear import QuantizedLinear
+from gpt2kit.model.quantizer import file_shape
 
 if TYPE_CHECKING:
     from gpt2kit.model.loading import PreTrainedModel
@@ -79,7 +80,7 @@ class NoDrawing(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def compare(model: EmbeddingAccess, checkpoint: Checkpoint) -> LoadingInfo:
+def compare(model: "PreTrainedModel", checkpoint: Checkpoint) -> LoadingInfo:
     """Find out what a checkpoint gives to a model. A head that it stores apart is untied from wte."""
     head = model.get_output_embeddings()
     if head is not None and model.config.tie_word_embeddings and LM_HEAD in checkpoint:
@@ -91,9 +92,15 @@ def compare(model: EmbeddingAccess, checkpoint: Checkpoint) -> LoadingInfo:
         known.add(canonical(name))
         if canonical(name) not in checkpoint:
             info.missing_keys.add(name)
-        elif (there := checkpoint.info(canonical(name)).shape) != tuple(parameter.shape):
-            info.mismatched_keys.add((name, there, tuple(parameter.shape)))
-    info.unexpected_keys = {checkpoint.mapped_name(name) for name in checkpoint.names() if name not in known}
+        elif (here := file_shape(model, name, parameter)) is not None:
+            there = checkpoint.info(canonical(name)).shape
+            if there != here:
+                info.mismatched_keys.add((name, there, here))
+    info.unexpected_keys = {
+        checkpoint.mapped_name(name)
+        for name in checkpoint.names()
+        if (quantized_weight(name) or name) not in known
+    }
     return info
 
 
@@ -115,6 +122,13 @@ def fill(model: "PreTrainedModel", checkpoint: Checkpoint, info: LoadingInfo, ke
     for name, parameter in list(model.named_parameters()):
         owner, _, leaf = name.rpartition(".")
         module = model.get_submodule(owner)
+        if leaf == "weight" and isinstance(module, QuantizedLinear) and model.hf_quantizer is not None:
+            if name in random:
+                model.hf_quantizer.draw(module, model.dtype, model.initial_std(name))
+            else:
+                model.hf_quantizer.take_weight(module, checkpoint, canonical(name), model.dtype)
+            module.to(keep(name, module.weight.detach()).device)
+            continue
         if name in random:
             setattr(
                 module, leaf, nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu"))
@@ -123,7 +137,7 @@ def fill(model: "PreTrainedModel", checkpoint: Checkpoint, info: LoadingInfo, ke
             values = getattr(module, leaf).detach()
         else:
             values = read_tensor(checkpoint, canonical(name), parameter.dtype)
-        setattr(module, leaf, nn.Parameter(keep(name, values)))
+        setattr(module, leaf, nn.Parameter(keep(name, values), parameter.requires_grad))
         del values
     model.tie_weights()
 
