@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpt2kit.checkpoint import Checkpoint, open_checkpoint
-from gpt2kit.config import GenerationConfig
+from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.engine.native import NativeEngine, unsupported_reason
 from gpt2kit.errors import EngineError, MissingDependencyError
 from gpt2kit.generation.protocol import Engine
@@ -40,16 +40,36 @@ def load_engine(
     Raises EngineError for a combination that cannot run and MissingDependencyError where torch is needed
     and absent; CheckpointError or HubError for a model that cannot be read.
     """
-    if engine not in ("auto", "native", "torch"):
-        raise EngineError(f"engine is {engine!r}; it must be 'auto', 'native' or 'torch'")
     if quant is not None:
         raise EngineError(f"quant is {quant!r}; quantised weights are not supported, only quant=None")
     checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(model, **checkpoint_options)
     generation_config = GenerationConfig.for_model(checkpoint.folder)
+    if choose_engine(checkpoint.config, engine, dtype=dtype, device=device) == "native":
+        return NativeEngine.from_checkpoint(checkpoint, threads=threads, generation_config=generation_config)
+    from gpt2kit.engine.torch import TorchEngine
+
+    if threads is not None:
+        raise EngineError(
+            "threads is for the native engine; call torch.set_num_threads() for the torch engine"
+        )
+    return TorchEngine.from_checkpoint(
+        checkpoint,
+        dtype=dtype,
+        device=device if device is not None else "cpu",
+        generation_config=generation_config,
+    )
+
+
+def choose_engine(
+    config: GPT2Config, engine: str = "auto", *, dtype: str = "auto", device: str | int | None = None
+) -> Literal["native", "torch"]:
+    """Return which engine runs a model; arguments as for load_engine, whose errors it raises."""
+    if engine not in ("auto", "native", "torch"):
+        raise EngineError(f"engine is {engine!r}; it must be 'auto', 'native' or 'torch'")
     is_cpu = device is None or str(device) == "cpu"
 
     if engine == "auto":
-        reason = unsupported_reason(checkpoint.config)
+        reason = unsupported_reason(config)
         if not is_cpu:
             reason = f"device is {device!r}"
         elif dtype not in ("auto", "float32"):
@@ -65,20 +85,9 @@ def load_engine(
             raise EngineError(
                 f"the native engine computes in float32, not in {dtype!r}; use dtype='float32' or engine='torch'"
             )
-        return NativeEngine.from_checkpoint(checkpoint, threads=threads, generation_config=generation_config)
+        return "native"
     if find_spec("torch") is None:
         raise MissingDependencyError(
             "engine 'torch' needs PyTorch, which is not installed; pip install 'gpt2kit[torch]'"
         )
-    from gpt2kit.engine.torch import TorchEngine
-
-    if threads is not None:
-        raise EngineError(
-            "threads is for the native engine; call torch.set_num_threads() for the torch engine"
-        )
-    return TorchEngine.from_checkpoint(
-        checkpoint,
-        dtype=dtype,
-        device=device if device is not None else "cpu",
-        generation_config=generation_config,
-    )
+    return "torch"
