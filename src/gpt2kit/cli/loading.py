@@ -46,7 +46,7 @@ def load_model(model: str | None, given: dict[str, Any]) -> TextGenerationPipeli
             "no --model given: using the small built-in model; "
             "-m gpt2 takes the real one (a 0.5 GB download, once)"
         )
-    return pipeline(
+    pipe: TextGenerationPipeline = pipeline(
         "text-generation",
         model=model,
         device=given["device"],
@@ -56,6 +56,7 @@ def load_model(model: str | None, given: dict[str, Any]) -> TextGenerationPipeli
         revision=given["revision"],
         allow_pickle=given["allow_pickle"],
     )
+    return pipe
 
 
 def engine_name(pipe: TextGenerationPipeline) -> str:

@@ -61,7 +61,7 @@ class Head:
         outputs = hidden.astype(np.float64) @ self.weight.T.astype(np.float64)
         if self.bias is not None:
             outputs += self.bias
-        return outputs.astype(np.float32)
+        return np.asarray(outputs, dtype=np.float32)
 
 
 def load_head(checkpoint: Checkpoint, name: str, task: str) -> Head:
@@ -93,9 +93,7 @@ class EngineWithHead:
     A row's result is the same alone and in a batch: on the native engine to the bit.
     """
 
-    def __init__(
-        self, engine: Engine, head: Head | None = None, *, batch_tokens: int = BATCH_TOKENS
-    ) -> None:
+    def __init__(self, engine: Engine, head: Head | None = None, *, batch_tokens: int = BATCH_TOKENS) -> None:
         self.engine = engine
         self.head = head
         self.batch_tokens = batch_tokens

@@ -40,9 +40,13 @@ class FeatureOptions(TextOptions):
         """Raise PipelineError for a wrong value."""
         super().check()
         if self.return_tensors not in (True, False, "np", "pt"):
-            raise PipelineError(f"return_tensors must be True, False, 'np' or 'pt', got {self.return_tensors!r}")
+            raise PipelineError(
+                f"return_tensors must be True, False, 'np' or 'pt', got {self.return_tensors!r}"
+            )
         if self.padding == "max_length":
-            raise PipelineError("padding='max_length' is not supported: padding has no features; leave it out")
+            raise PipelineError(
+                "padding='max_length' is not supported: padding has no features; leave it out"
+            )
 
 
 class FeatureExtractionPipeline(JudgingPipeline):

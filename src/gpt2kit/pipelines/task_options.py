@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 from gpt2kit.errors import PipelineError
 
-O = TypeVar("O", bound="TaskOptions")
+Own = TypeVar("Own", bound="TaskOptions")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TaskOptions:
     batch_size: int = 1
     num_workers: int = 0
 
-    def updated(self: O, given: Mapping[str, Any]) -> O:
+    def updated(self: Own, given: Mapping[str, Any]) -> Own:
         """Return these options with others on top. Raises PipelineError for unknown names and wrong values."""
         names = [field.name for field in fields(self)]
         for name in given:
@@ -35,9 +35,7 @@ class TaskOptions:
                 near = difflib.get_close_matches(name, names, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"its options are {', '.join(names)}"
                 raise PipelineError(f"{self.task} has no option {name!r}; {hint}")
-        result = replace(
-            self, **{k: v for k, v in given.items() if v is not None or k in self.none_speaks}
-        )
+        result = replace(self, **{k: v for k, v in given.items() if v is not None or k in self.none_speaks})
         result.check()
         return result
 
@@ -83,7 +81,5 @@ class TextOptions(TaskOptions):
         names = [field.name for field in fields(TextOptions)]
         own = {field.name for field in fields(TaskOptions)} | {"padding"}
         return {
-            name: value
-            for name in names
-            if name not in own and (value := getattr(self, name)) is not None
+            name: value for name in names if name not in own and (value := getattr(self, name)) is not None
         }

@@ -85,7 +85,9 @@ class TextClassificationPipeline(JudgingPipeline):
         return isinstance(item, (str, dict))
 
     def _judge(self, inputs: list[Any], options: TextClassificationOptions) -> list[Any]:
-        texts, pairs = zip(*[_pair(item, i) for i, item in enumerate(inputs)], strict=True) if inputs else ((), ())
+        texts, pairs = (
+            zip(*[_pair(item, i) for i, item in enumerate(inputs)], strict=True) if inputs else ((), ())
+        )
         rows = encode_texts(
             self.tokenizer, texts, pairs, self.config.n_positions, **options.tokenizer_options()
         )
@@ -96,11 +98,13 @@ class TextClassificationPipeline(JudgingPipeline):
         if options.top_k == "" and not options.return_all_scores:
             best = int(scores.argmax())
             return {"label": self._label(best), "score": float(scores[best])}
-        records = [{"label": self._label(i), "score": float(score)} for i, score in enumerate(scores)]
-        if options.top_k == "":
+        records: list[Record] = [
+            {"label": self._label(i), "score": float(score)} for i, score in enumerate(scores)
+        ]
+        if isinstance(options.top_k, str):
             return records
         records.sort(key=lambda record: -record["score"])
-        return records[: options.top_k]  # type: ignore[misc]  # an int or None here
+        return records[: options.top_k]
 
     def _function(self, options: TextClassificationOptions) -> str:
         if options.function != "default":

@@ -53,7 +53,7 @@ class TokenClassificationOptions(TaskOptions):
             raise PipelineError(f"delimiter must be a string, got {self.delimiter!r:.80}")
         if self.stride is not None and self.strategy is AggregationStrategy.NONE:
             raise PipelineError(
-                "`stride` was provided to process all the text but `aggregation_strategy=\"none\"`, please "
+                '`stride` was provided to process all the text but `aggregation_strategy="none"`, please '
                 "select another one instead."
             )
 
@@ -96,7 +96,9 @@ class TokenClassificationPipeline(JudgingPipeline):
 
         One list of words, with is_split_into_words, is taken as a list of one: Transformers' form.
         """
-        if self._defaults.updated(options).is_split_into_words and _is_words(inputs):
+        call = self._defaults.updated(options)
+        assert isinstance(call, TokenClassificationOptions)
+        if call.is_split_into_words and _is_words(inputs):
             inputs = [inputs]
         return self._run(inputs, options)
 
@@ -173,9 +175,7 @@ class TokenClassificationPipeline(JudgingPipeline):
                     is_subword=not is_unknown and start > 0 and " " not in text[start - 1 : start + 1],
                 )
             )
-        entities = aggregate(
-            tokens, options.strategy, self._label, self.tokenizer.convert_tokens_to_string
-        )
+        entities = aggregate(tokens, options.strategy, self._label, self.tokenizer.convert_tokens_to_string)
         ignored = set(options.ignore_labels)
         return [
             entity

@@ -133,9 +133,7 @@ class ZeroShotClassificationPipeline(JudgingPipeline):
         check_row(ids, index, n_positions)
         return ids
 
-    def _record(
-        self, text: str, logits: npt.NDArray[np.float32], options: ZeroShotOptions
-    ) -> dict[str, Any]:
+    def _record(self, text: str, logits: npt.NDArray[np.float32], options: ZeroShotOptions) -> dict[str, Any]:
         entailment = self.entailment_id
         if options.multi_label or len(logits) == 1:
             contradiction = -1 if entailment == 0 else 0
