@@ -105,16 +105,31 @@ class TextGenerationPipeline(Pipeline):
     def _records(self, prompts: list[Prompt], call: CallOptions) -> list[list[Record]]:
         token_prompts = self._encode(prompts, call)
         rows = self._generate(prompts, call, token_prompts)
+        merged = self._merged(call)
         records: list[list[Record]] = [[] for _ in prompts]
         for row in rows:
             prompt_ids = token_prompts[row.prompt_index]
-            records[row.prompt_index].append(self._record(prompts[row.prompt_index], prompt_ids, row, call))
+            records[row.prompt_index].append(
+                self._record(prompts[row.prompt_index], prompt_ids, row, call, merged)
+            )
         return records
 
-    def _record(self, prompt: Prompt, prompt_ids: list[int], row: Generated, call: CallOptions) -> Record:
+    def _record(
+        self,
+        prompt: Prompt,
+        prompt_ids: list[int],
+        row: Generated,
+        call: CallOptions,
+        merged: GenerationConfig,
+    ) -> Record:
+        ids = row.ids
+        if not prompt_ids:  # the begin token that generation put there is not the caller's
+            begin = merged.bos_token_id if merged.bos_token_id is not None else self.config.bos_token_id
+            assert begin is not None  # generation has started from it
+            ids = [begin, *ids]
         return_type = call.chosen_return_type()
         if return_type is ReturnType.TENSORS:
-            return {"generated_token_ids": [*prompt_ids, *row.ids]}
+            return {"generated_token_ids": [*prompt_ids, *ids]}
         if row.stop_string is not None and call.trim_stop_strings:
             text = row.text or ""
         else:
@@ -123,10 +138,10 @@ class TextGenerationPipeline(Pipeline):
                 if call.clean_up_tokenization_spaces is None
                 else {"clean_up_tokenization_spaces": call.clean_up_tokenization_spaces}
             )
-            text = self.tokenizer.decode(row.ids, skip_special_tokens=call.skip_special_tokens, **how)
+            text = self.tokenizer.decode(ids, skip_special_tokens=call.skip_special_tokens, **how)
         is_full = return_type is ReturnType.FULL_TEXT
         record: Record = {"generated_text": with_reply(prompt, text, call) if is_full else text}
-        return record | _kept(row) if self._merged(call).return_dict_in_generate else record
+        return record | _kept(row) if merged.return_dict_in_generate else record
 
     def _generate(
         self, prompts: list[Prompt], call: CallOptions, token_prompts: list[list[int]] | None = None
