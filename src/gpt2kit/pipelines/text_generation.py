@@ -271,7 +271,14 @@ def _engine(model: Any, device: Any) -> Engine:
     place = None if device is None else choose_device(device)
     if hasattr(model, "state_dict"):
         from gpt2kit.engine.torch import TorchEngine
+        from gpt2kit.model import GPT2DoubleHeadsModel, GPT2LMHeadModel
 
+        if not isinstance(model, (GPT2LMHeadModel, GPT2DoubleHeadsModel)):
+            kind = type(model)
+            raise PipelineError(
+                f"the model is a {kind.__module__} {kind.__name__}, which does not generate here; use gpt2kit's "
+                "GPT2LMHeadModel, or pass the model's folder"
+            )
         return TorchEngine(model if place is None else model.to(place))
     if not hasattr(model, "new_sequence"):
         raise PipelineError(

@@ -6,6 +6,7 @@ import pytest
 
 from fakes import FakeEngine, FakeTokenizer, write_tiny_model
 from gpt2kit.checkpoint import open_checkpoint
+from gpt2kit.config import GPT2Config
 from gpt2kit.engine import NativeEngine
 from gpt2kit.errors import EngineError, GenerationError, PipelineError
 from gpt2kit.pipelines import TextGenerationPipeline, device, pipeline
@@ -143,3 +144,71 @@ def test_a_pipeline_on_the_cpu_never_imports_torch():
         "assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["feature_extractor", "image_processor", "video_processor", "processor"])
+def test_what_does_not_read_text_is_refused(name):
+    with pytest.raises(PipelineError, match=f"{name}=.* is not supported: GPT-2 reads text"):
+        make(**{name: object()})
+
+
+def test_the_order_of_arguments_is_transformers(tmp_path):
+    write_tiny_model(tmp_path)
+    pipe = pipeline("text-generation", str(tmp_path), str(tmp_path), str(tmp_path), use_fast=False)
+    assert pipe.config.n_positions == 128
+    assert pipeline("text-generation", tmp_path, trust_remote_code=True).config.n_layer == 2
+
+
+def test_a_configuration_replaces_the_model_s(tmp_path):
+    write_tiny_model(tmp_path, head="score", num_labels=2)
+    config = GPT2Config.from_pretrained(tmp_path)
+    config.id2label = {0: "bad", 1: "good"}
+    for given in (config, write_config(tmp_path / "other", config)):
+        pipe = pipeline("text-classification", model=tmp_path, config=given)
+        assert {record["label"] for record in pipe("x", top_k=None)} == {"bad", "good"}
+
+
+def write_config(folder, config):
+    config.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_tokenizer_may_come_with_its_options(tmp_path):
+    write_tiny_model(tmp_path)
+    pipe = pipeline(model=tmp_path, tokenizer=(str(tmp_path), {"add_prefix_space": True}))
+    assert pipe.tokenizer.add_prefix_space is True
+
+
+def test_model_kwargs_are_loading_options(tmp_path):
+    write_tiny_model(tmp_path)
+    expected = pipeline(model=tmp_path)("hello", seed=1, max_new_tokens=3)
+    for inner in ({"dtype": "float32"}, {"torch_dtype": "float32"}, {"low_cpu_mem_usage": True}, {}):
+        pipe = pipeline(model=tmp_path, model_kwargs=inner)
+        assert isinstance(pipe.engine, NativeEngine)
+        assert pipe("hello", seed=1, max_new_tokens=3) == expected
+    assert isinstance(pipeline(model=tmp_path, torch_dtype="float32").engine, NativeEngine)
+    with pytest.raises(PipelineError, match=r'model_kwargs=\{"dtype":...\}'):
+        pipeline(model=tmp_path, dtype="float32", model_kwargs={"dtype": "float32"})
+    with pytest.raises(PipelineError, match="which only the torch engine takes"):
+        pipeline(model=tmp_path, threads=1, model_kwargs={"attn_implementation": "eager"})
+
+
+def test_model_kwargs_that_only_torch_has_choose_torch(tmp_path):
+    pytest.importorskip("torch")
+    write_tiny_model(tmp_path)
+    pipe = pipeline(model=tmp_path, model_kwargs={"attn_implementation": "eager"})
+    assert pipe.model.config.attn_implementation == "eager"
+    expected = pipeline(model=tmp_path)("hello", do_sample=False, max_new_tokens=5)
+    assert pipe("hello", do_sample=False, max_new_tokens=5) == expected
+
+
+def test_a_generation_pipeline_saves_its_model_options_and_tokenizer(tmp_path):
+    write_tiny_model(tmp_path / "one")
+    (tmp_path / "one" / "generation_config.json").write_text('{"do_sample": false, "max_new_tokens": 3}')
+    pipe = pipeline(model=tmp_path / "one")
+    pipe.save_pretrained(tmp_path / "two", max_shard_size="20KB")
+    assert len(list((tmp_path / "two").glob("model-*.safetensors"))) > 1
+    assert pipeline(model=tmp_path / "two")("hello") == pipe("hello")
+    pytest.importorskip("torch")
+    pipeline(model=tmp_path / "one", engine="torch").save_pretrained(tmp_path / "three")
+    assert pipeline(model=tmp_path / "three")("hello", do_sample=False, max_new_tokens=3) == pipe("hello")
