@@ -279,7 +279,10 @@ def _engine(model: Any, device: Any) -> Engine:
                 f"the model is a {kind.__module__} {kind.__name__}, which does not generate here; use gpt2kit's "
                 "GPT2LMHeadModel, or pass the model's folder"
             )
-        return TorchEngine(model if place is None else model.to(place))
+        language_model: Any = (
+            model if place is None else model.to(place)
+        )  # TorchEngine needs trunk and lm_head
+        return TorchEngine(language_model)
     if not hasattr(model, "new_sequence"):
         raise PipelineError(
             f"model must be a folder, a hub name, a Checkpoint, an engine or a torch model, got {model!r:.80}"
