@@ -6,9 +6,11 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <memory>
+#include <new>
 #include <set>
 #include <stdexcept>
 #include <string>
@@ -23,10 +25,48 @@ using namespace nb::literals;
 namespace gpt2kit {
 namespace {
 
-using Weights = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using FloatArray = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 using TokenIds = std::vector<int64_t>;
+using Shape = std::vector<int64_t>;
 
-std::string shape_text(const Weights& array) {
+// Memory that becomes a numpy array, which then owns it. Zero at first.
+class NewArray {
+ public:
+  NewArray() = default;
+  explicit NewArray(Shape shape) : shape_(shape.begin(), shape.end()) {
+    size_t size = 1;
+    for (const size_t n : shape_) size *= n;
+    data_.reset(static_cast<float*>(std::calloc(std::max<size_t>(size, 1), sizeof(float))));
+    if (!data_) throw std::bad_alloc();
+  }
+
+  float* data() const { return data_.get(); }
+
+  nb::object to_numpy() {
+    float* p = data_.release();
+    const nb::capsule owner(p, [](void* q) noexcept { std::free(q); });
+    return nb::cast(nb::ndarray<nb::numpy, float>(p, shape_.size(), shape_.data(), owner));
+  }
+
+ private:
+  struct Free {
+    void operator()(float* p) const { std::free(p); }
+  };
+  std::vector<size_t> shape_;
+  std::unique_ptr<float[], Free> data_;
+};
+
+std::optional<Dtype> dtype_of(const AnyArray& array) {
+  if (array.dtype() == nb::dtype<float>()) return Dtype::kFloat32;
+  if (array.dtype() == nb::dlpack::dtype{static_cast<uint8_t>(nb::dlpack::dtype_code::Float), 16, 1})
+    return Dtype::kFloat16;
+  if (array.dtype() == nb::dtype<uint16_t>()) return Dtype::kBFloat16;  // numpy has no bfloat16: its bits
+  return std::nullopt;
+}
+
+template <typename Array>
+std::string shape_text(const Array& array) {
   std::string text = "(";
   for (size_t i = 0; i < array.ndim(); ++i) text += (i ? ", " : "") + std::to_string(array.shape(i));
   return text + ")";
@@ -130,10 +170,13 @@ class NativeModel {
     const auto tensor = [&](const std::string& name, std::initializer_list<int64_t> shape) {
       if (!weights.contains(name.c_str()))
         throw nb::value_error(("weights have no tensor '" + name + "'").c_str());
-      Weights array;
-      if (!nb::try_cast<Weights>(weights[name.c_str()], array, /*convert=*/false)) {
+      AnyArray array;
+      std::optional<Dtype> dtype;
+      if (nb::try_cast<AnyArray>(weights[name.c_str()], array, /*convert=*/false)) dtype = dtype_of(array);
+      if (!dtype) {
         throw nb::type_error(
-            ("tensor '" + name + "' must be a C-contiguous float32 array on the CPU").c_str());
+            ("tensor '" + name + "' must be a C-contiguous array of float32, float16 or bfloat16 on the CPU")
+                .c_str());
       }
       bool fits = array.ndim() == shape.size();
       std::string wanted;
@@ -149,7 +192,7 @@ class NativeModel {
                                   .c_str());
       }
       keep_alive_.push_back(array);
-      return array.data();
+      return Tensor{array.data(), *dtype};
     };
     const auto norm = [&](const std::string& name) {
       return Norm{tensor(name + ".weight", {n_embd}), tensor(name + ".bias", {n_embd})};
@@ -178,9 +221,11 @@ class NativeModel {
   const char* isa() const { return forward_->kernels().name; }
   int threads() const { return forward_->threads(); }
 
-  // (logits or None, hidden or None): rows of all the work, one after another.
+  // (logits, hidden): rows of all the work, one after another. (hidden_states, attentions): one array for
+  // each sequence. None for what was not asked.
   nb::tuple forward(const nb::list& sequences, const std::vector<TokenIds>& token_ids,
-                    const std::string& logits, bool hidden) const {
+                    const std::string& logits, bool hidden, bool hidden_states, bool attentions,
+                    const std::optional<FloatArray>& head_mask) const {
     const ModelShape& shape = forward_->model().shape;
     const Rows rows = logits == "last"   ? Rows::kLast
                       : logits == "all"  ? Rows::kAll
@@ -188,6 +233,12 @@ class NativeModel {
                                          : throw nb::value_error("logits must be 'last', 'all' or 'none'");
     if (nb::len(sequences) != token_ids.size())
       throw nb::value_error("sequences and token_ids differ in length");
+    if (head_mask && (head_mask->ndim() != 2 || static_cast<int64_t>(head_mask->shape(0)) != shape.n_layer ||
+                      static_cast<int64_t>(head_mask->shape(1)) != shape.n_head)) {
+      throw nb::value_error(("head_mask has shape " + shape_text(*head_mask) + "; it must be (" +
+                             std::to_string(shape.n_layer) + ", " + std::to_string(shape.n_head) + ")")
+                                .c_str());
+    }
 
     std::vector<Work> work;
     std::vector<std::shared_ptr<KvCache>> caches;
@@ -200,7 +251,13 @@ class NativeModel {
       caches.push_back(sequence.checked("use"));
       if (!seen.insert(caches.back().get()).second)
         throw nb::value_error("a sequence occurs twice in one forward");
-      ids.push_back(checked_ids(token_ids[i], caches.back()->length()));
+      ids.push_back(checked_ids(token_ids[i]));
+      const int64_t length = caches.back()->length() + static_cast<int64_t>(ids.back().size());
+      if (length > shape.n_positions) {
+        throw nb::value_error(("the sequence would have " + std::to_string(length) +
+                               " tokens; n_positions is " + std::to_string(shape.n_positions))
+                                  .c_str());
+      }
       work.push_back({caches.back().get(), ids.back().data(), static_cast<int64_t>(ids.back().size())});
       total += static_cast<int64_t>(ids.back().size());
     }
@@ -208,18 +265,49 @@ class NativeModel {
     const int64_t logits_rows = rows == Rows::kAll    ? total
                                 : rows == Rows::kLast ? static_cast<int64_t>(work.size())
                                                       : 0;
-    auto logits_data =
-        std::unique_ptr<float[]>(rows == Rows::kNone ? nullptr : new float[logits_rows * shape.vocab_size]);
-    auto hidden_data = std::unique_ptr<float[]>(hidden ? new float[total * shape.n_embd] : nullptr);
+    NewArray all_logits, all_hidden;
+    std::vector<NewArray> all_hidden_states, all_attentions;
+    if (rows != Rows::kNone) all_logits = NewArray({logits_rows, shape.vocab_size});
+    if (hidden) all_hidden = NewArray({total, shape.n_embd});
+    for (Work& item : work) {
+      if (hidden_states) {
+        all_hidden_states.emplace_back(Shape{shape.n_layer + 1, item.tokens, shape.n_embd});
+        item.hidden_states = all_hidden_states.back().data();
+      }
+      if (attentions) {
+        const int64_t length = item.cache->length() + item.tokens;
+        all_attentions.emplace_back(Shape{shape.n_layer, shape.n_head, item.tokens, length});
+        item.attentions = all_attentions.back().data();
+      }
+    }
     {
       const nb::gil_scoped_release release;
-      forward_->run(work, rows, logits_data.get(), hidden_data.get());
+      forward_->run(work, rows, all_logits.data(), all_hidden.data(),
+                    head_mask ? head_mask->data() : nullptr);
     }
-    return nb::make_tuple(to_numpy(std::move(logits_data), logits_rows, shape.vocab_size),
-                          to_numpy(std::move(hidden_data), total, shape.n_embd));
+    return nb::make_tuple(rows == Rows::kNone ? nb::none() : all_logits.to_numpy(),
+                          hidden ? all_hidden.to_numpy() : nb::none(),
+                          hidden_states ? to_list(all_hidden_states) : nb::none(),
+                          attentions ? to_list(all_attentions) : nb::none());
   }
 
   // Returns the new ids of all rows, or the largest score (a float) where no token could be chosen.
+  nb::object project(const FloatArray& states) const {
+    const ModelShape& shape = forward_->model().shape;
+    if (states.ndim() != 2 || static_cast<int64_t>(states.shape(1)) != shape.n_embd) {
+      throw nb::value_error(("states has shape " + shape_text(states) + "; it must be (rows, " +
+                             std::to_string(shape.n_embd) + ")")
+                                .c_str());
+    }
+    const auto rows = static_cast<int64_t>(states.shape(0));
+    NewArray logits({rows, shape.vocab_size});
+    {
+      const nb::gil_scoped_release release;
+      forward_->project(states.data(), rows, logits.data());
+    }
+    return logits.to_numpy();
+  }
+
   nb::object generate(const std::vector<TokenIds>& prompts, const std::vector<int64_t>& max_new_tokens,
                       const std::vector<int64_t>& min_new_tokens, const std::vector<uint64_t>& seeds,
                       int64_t num_return_sequences, const TokenIds& eos_token_ids, bool do_sample,
@@ -266,19 +354,12 @@ class NativeModel {
     }
     for (const TokenIds& word : bad_words_ids) {
       require(!word.empty(), "bad_words_ids holds an empty word");
-      options.sampling.bad_words_ids.push_back(checked_ids(word, 0));
+      options.sampling.bad_words_ids.push_back(checked_ids(word));
     }
     std::vector<Prompt> checked;
     for (size_t i = 0; i < prompts.size(); ++i) {
       require(max_new_tokens[i] >= 1, "max_new_tokens must be at least 1");
-      std::vector<int32_t> ids = checked_ids(prompts[i], 0);
-      // The last new token is returned, not run.
-      if (static_cast<int64_t>(ids.size()) > shape.n_positions - max_new_tokens[i]) {
-        throw nb::value_error(("prompt " + std::to_string(i) + " has " + std::to_string(ids.size()) +
-                               " tokens and " + std::to_string(max_new_tokens[i]) +
-                               " new ones are asked for; n_positions is " + std::to_string(shape.n_positions))
-                                  .c_str());
-      }
+      std::vector<int32_t> ids = checked_ids(prompts[i]);
       checked.push_back({std::move(ids), max_new_tokens[i], min_new_tokens[i], seeds[i]});
     }
 
@@ -307,14 +388,9 @@ class NativeModel {
   }
 
  private:
-  std::vector<int32_t> checked_ids(const TokenIds& token_ids, int64_t past) const {
+  std::vector<int32_t> checked_ids(const TokenIds& token_ids) const {
     const ModelShape& shape = forward_->model().shape;
     if (token_ids.empty()) throw nb::value_error("token_ids is empty; a forward needs at least one token");
-    if (past + static_cast<int64_t>(token_ids.size()) > shape.n_positions) {
-      throw nb::value_error(("the sequence would have " + std::to_string(past + token_ids.size()) +
-                             " tokens; n_positions is " + std::to_string(shape.n_positions))
-                                .c_str());
-    }
     std::vector<int32_t> ids;
     ids.reserve(token_ids.size());
     for (const int64_t id : token_ids) {
@@ -328,15 +404,13 @@ class NativeModel {
     return ids;
   }
 
-  static nb::object to_numpy(std::unique_ptr<float[]> data, int64_t rows, int64_t columns) {
-    if (!data) return nb::none();
-    float* p = data.release();
-    const nb::capsule owner(p, [](void* q) noexcept { delete[] static_cast<float*>(q); });
-    const size_t shape[2] = {static_cast<size_t>(rows), static_cast<size_t>(columns)};
-    return nb::cast(nb::ndarray<nb::numpy, float>(p, 2, shape, owner));
+  static nb::object to_list(std::vector<NewArray>& arrays) {
+    nb::list list;
+    for (NewArray& array : arrays) list.append(array.to_numpy());
+    return list;
   }
 
-  std::vector<Weights> keep_alive_;  // declared first, so that it goes last
+  std::vector<AnyArray> keep_alive_;  // declared first, so that it goes last
   std::shared_ptr<Forward> forward_;
 };
 
@@ -359,7 +433,9 @@ void bind_engine(nb::module_& m) {
       .def_prop_ro("isa", &NativeModel::isa)
       .def_prop_ro("threads", &NativeModel::threads)
       .def("new_sequence", &NativeModel::new_sequence)
-      .def("forward", &NativeModel::forward, "sequences"_a, "token_ids"_a, "logits"_a, "hidden"_a)
+      .def("forward", &NativeModel::forward, "sequences"_a, "token_ids"_a, "logits"_a, "hidden"_a,
+           "hidden_states"_a, "attentions"_a, "head_mask"_a.none())
+      .def("project", &NativeModel::project, "states"_a)
       .def("generate", &NativeModel::generate, nb::kw_only(), "prompts"_a, "max_new_tokens"_a,
            "min_new_tokens"_a, "seeds"_a, "num_return_sequences"_a, "eos_token_ids"_a, "do_sample"_a,
            "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "typical_p"_a, "epsilon_cutoff"_a,

@@ -1,5 +1,9 @@
 // Which kernels this processor can run.
 
+#ifdef GPT2KIT_X86
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -11,7 +15,12 @@ namespace {
 
 #ifdef GPT2KIT_X86
 // The compiler's check covers the operating system's part (XCR0) too.
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_f16c() {  // float16 to float32, which the builtin of older compilers does not know
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }
 
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

@@ -37,12 +37,26 @@ Range share(int64_t n, int64_t unit, int member, int members) {
   return {bound(member), bound(member + 1)};
 }
 
+void multiply_by(float* values, int64_t n, float factor) {
+  for (int64_t i = 0; i < n; ++i) values[i] *= factor;
+}
+
 }  // namespace
 
 struct Forward::Span {
-  KvCache* cache;
-  const int32_t* token_ids;
+  const Work* work;
+  int64_t done;  // tokens of the work that came in earlier passes
   int64_t tokens, past, row;
+
+  const int32_t* token_ids() const { return work->token_ids + done; }
+  // Where the work's hidden states and probabilities of these tokens begin.
+  float* hidden_states(int64_t layer, int64_t C) const {
+    return work->hidden_states + (layer * work->tokens + done) * C;
+  }
+  int64_t length() const { return past - done + work->tokens; }  // S when all of the work is done
+  float* attentions(int64_t head) const {                        // counted over all layers
+    return work->attentions + (head * work->tokens + done) * length();
+  }
 };
 
 struct Forward::Pass {
@@ -51,6 +65,8 @@ struct Forward::Pass {
   std::vector<int64_t> logits_rows;
   float* logits = nullptr;  // (logits_rows.size(), V)
   float* hidden = nullptr;  // (rows, C)
+  const float* head_mask = nullptr;
+  bool captures_hidden_states = false;
 };
 
 float* Forward::Buffer::reserve(int64_t wanted) {
@@ -75,6 +91,7 @@ Forward::Forward(Model model, int threads, const Kernels& kernels)
                            (4 * model_.shape.n_embd + 2 * model_.shape.n_inner) +
                        model_.shape.n_embd * model_.shape.vocab_size),
       private_normed_(static_cast<size_t>(threads)),
+      widened_(static_cast<size_t>(threads)),
       scratch_(static_cast<size_t>(threads)) {}
 
 void Forward::reserve(int64_t rows, int64_t longest) {
@@ -89,11 +106,13 @@ void Forward::reserve(int64_t rows, int64_t longest) {
                                     attention_scratch_floats(longest, shape.padded_head_size())});
   for (int member = 0; member < pool_.size(); ++member) {
     private_normed_[member].reserve(kPrivateRows * stride_);
+    widened_[member].reserve(std::max(3 * shape.n_embd, shape.n_inner));
     scratch_[member].reserve(scratch);
   }
 }
 
-void Forward::run(const std::vector<Work>& work, Rows logits_rows, float* logits, float* hidden) {
+void Forward::run(const std::vector<Work>& work, Rows logits_rows, float* logits, float* hidden,
+                  const float* head_mask) {
   const std::lock_guard<std::mutex> lock(mutex_);
   size_t item = 0;
   int64_t done = 0;  // tokens of that item
@@ -104,7 +123,8 @@ void Forward::run(const std::vector<Work>& work, Rows logits_rows, float* logits
       const Work& w = work[item];
       const int64_t tokens = std::min(w.tokens - done, kPassRows - pass.rows);
       const int64_t past = w.cache->length() + done;
-      pass.spans.push_back({w.cache, w.token_ids + done, tokens, past, pass.rows});
+      pass.spans.push_back({&w, done, tokens, past, pass.rows});
+      if (w.hidden_states) pass.captures_hidden_states = true;
       longest = std::max(longest, past + tokens);
       done += tokens;
       const bool finished = done == w.tokens;
@@ -121,6 +141,7 @@ void Forward::run(const std::vector<Work>& work, Rows logits_rows, float* logits
     }
     pass.logits = logits;
     pass.hidden = hidden;
+    pass.head_mask = head_mask;
     reserve(pass.rows, longest);
     // Waking and awaiting the others costs tens of microseconds; small work is done sooner alone.
     const int members = pass.rows * weights_per_row_ < kAloneWeights ? 1 : pool_.size();
@@ -140,6 +161,7 @@ void Forward::run_pass(const Pass& pass, int member) {
   pool_.barrier();
   for (int64_t layer = 0; layer < shape.n_layer; ++layer) {
     const Block& block = model_.h[layer];
+    if (pass.captures_hidden_states) capture_hidden(pass, layer, member);
 
     const float* x = normalize(block.ln_1, rows, member);
     multiply(qkv_.data.get(), qkv_stride_, x, stride_, block.attn_c_attn, C, 3 * C, rows, Activation::kNone,
@@ -159,13 +181,21 @@ void Forward::run_pass(const Pass& pass, int member) {
   head(pass, member);
 }
 
+// Values [begin, begin + n) as float32: where they lie, or widened into the buffer.
+const float* Forward::as_floats(const Tensor& tensor, int64_t begin, int64_t n, float* buffer) const {
+  if (tensor.dtype == Dtype::kFloat32) return static_cast<const float*>(tensor.at(begin));
+  kernels_.reading(tensor.dtype).widen(buffer, tensor.at(begin), n);
+  return buffer;
+}
+
 void Forward::embed(const Pass& pass, int member) {
   const int64_t C = model_.shape.n_embd;
+  float* buffer = widened_[member].data.get();
   for (const Span& span : pass.spans) {
     const Range range = share(span.tokens, 1, member, pool_.members());
     for (int64_t t = range.begin; t < range.end; ++t) {
-      const float* token = model_.wte + span.token_ids[t] * C;
-      const float* position = model_.wpe + (span.past + t) * C;
+      const float* token = as_floats(model_.wte, span.token_ids()[t] * C, C, buffer);
+      const float* position = as_floats(model_.wpe, (span.past + t) * C, C, buffer + C);
       float* out = hidden_.data.get() + (span.row + t) * stride_;
       for (int64_t c = 0; c < C; ++c) out[c] = token[c] + position[c];
     }
@@ -177,9 +207,13 @@ const float* Forward::normalize(const Norm& norm, int64_t rows, int member) {
   const bool alone = rows <= kPrivateRows;
   float* out = (alone ? private_normed_[member] : normed_).data.get();
   const Range range = alone ? Range{0, rows} : share(rows, 1, member, pool_.members());
+  const int64_t C = model_.shape.n_embd;
+  float* buffer = widened_[member].data.get();
+  const float* weight = as_floats(norm.weight, 0, C, buffer);
+  const float* bias = as_floats(norm.bias, 0, C, buffer + C);
   for (int64_t b = range.begin; b < range.end; ++b) {
-    kernels_.layer_norm(out + b * stride_, hidden_.data.get() + b * stride_, norm.weight, norm.bias,
-                        model_.layer_norm_epsilon, model_.shape.n_embd);
+    kernels_.layer_norm(out + b * stride_, hidden_.data.get() + b * stride_, weight, bias,
+                        model_.layer_norm_epsilon, C);
   }
   if (!alone) pool_.barrier();
   return out;
@@ -191,10 +225,12 @@ void Forward::multiply(float* out, int64_t out_stride, const float* x, int64_t x
                        bool add_to_out, int member) {
   const int members = pool_.members();
   const Range columns = share(out_features, 32, member, members);
-  const Epilogue epilogue{linear.bias, activation, add_to_out};
+  const MatrixKernels& kernels = kernels_.reading(linear.weight.dtype);
+  const float* bias = as_floats(linear.bias, 0, out_features, widened_[member].data.get());
+  const Epilogue epilogue{bias, activation, add_to_out};
   if (rows > kStreamRows) {
-    kernels_.linear(out, out_stride, x, x_stride, linear.weight, out_features, rows, in_features,
-                    columns.begin, columns.end, epilogue, scratch_[member].data.get());
+    kernels.linear(out, out_stride, x, x_stride, linear.weight.data, out_features, rows, in_features,
+                   columns.begin, columns.end, epilogue, scratch_[member].data.get());
     pool_.barrier();
     return;
   }
@@ -206,8 +242,8 @@ void Forward::multiply(float* out, int64_t out_stride, const float* x, int64_t x
   for (int64_t task = tasks.begin; task < tasks.end; ++task) {
     const int64_t which = task / groups;
     const Range group = share(out_features, 32, static_cast<int>(task % groups), groups);
-    kernels_.partial_sums(halves[which], out_features, x, x_stride, linear.weight, out_features, rows,
-                          bounds[which], bounds[which + 1], group.begin, group.end);
+    kernels.partial_sums(halves[which], out_features, x, x_stride, linear.weight.data, out_features, rows,
+                         bounds[which], bounds[which + 1], group.begin, group.end);
   }
   pool_.barrier();
   kernels_.finish_sums(out, out_stride, halves[0], halves[1], out_features, rows, columns.begin, columns.end,
@@ -227,8 +263,8 @@ void Forward::attend(const Pass& pass, int64_t layer, int member) {
     const Span& span = pass.spans[task / shape.n_head];
     const int64_t head = task % shape.n_head;
     const float* q = qkv_.data.get() + span.row * qkv_stride_ + head * D;
-    float* keys = span.cache->keys(layer, head);
-    float* values = span.cache->values(layer, head);
+    float* keys = span.work->cache->keys(layer, head);
+    float* values = span.work->cache->values(layer, head);
     for (int64_t t = 0; t < span.tokens; ++t) {
       const float* k = q + t * qkv_stride_ + C;
       const int64_t position = span.past + t;
@@ -236,8 +272,27 @@ void Forward::attend(const Pass& pass, int64_t layer, int member) {
       for (int64_t d = 0; d < D; ++d) key[d * kKeyBlock] = k[d];
       std::copy_n(k + C, D, values + position * Dp);
     }
-    kernels_.attention(attended_.data.get() + span.row * stride_ + head * D, stride_, q, qkv_stride_, keys,
-                       values, span.tokens, span.past, D, scale, scratch_[member].data.get());
+    float* out = attended_.data.get() + span.row * stride_ + head * D;
+    float* probabilities = span.work->attentions ? span.attentions(layer * shape.n_head + head) : nullptr;
+    kernels_.attention(out, stride_, q, qkv_stride_, keys, values, span.tokens, span.past, D, scale,
+                       probabilities, span.length(), scratch_[member].data.get());
+    if (pass.head_mask) {
+      const float factor = pass.head_mask[layer * shape.n_head + head];
+      for (int64_t t = 0; t < span.tokens; ++t) multiply_by(out + t * stride_, D, factor);
+      if (probabilities) multiply_by(probabilities, span.tokens * span.length(), factor);
+    }
+  }
+}
+
+// The residual stream as it enters a block. Nobody writes it before the block's first barrier.
+void Forward::capture_hidden(const Pass& pass, int64_t layer, int member) {
+  const int64_t C = model_.shape.n_embd;
+  for (const Span& span : pass.spans) {
+    if (!span.work->hidden_states) continue;
+    const Range range = share(span.tokens, 1, member, pool_.members());
+    for (int64_t t = range.begin; t < range.end; ++t) {
+      std::copy_n(hidden_.data.get() + (span.row + t) * stride_, C, span.hidden_states(layer, C) + t * C);
+    }
   }
 }
 
@@ -246,13 +301,23 @@ void Forward::head(const Pass& pass, int member) {
   const ModelShape& shape = model_.shape;
   const int64_t C = shape.n_embd, V = shape.vocab_size;
   const int64_t wanted = static_cast<int64_t>(pass.logits_rows.size());
+  float* buffer = widened_[member].data.get();
+  const float* weight = as_floats(model_.ln_f.weight, 0, C, buffer);
+  const float* bias = as_floats(model_.ln_f.bias, 0, C, buffer + C);
   const auto final_norm = [&](float* out, int64_t row) {
-    kernels_.layer_norm(out, hidden_.data.get() + row * stride_, model_.ln_f.weight, model_.ln_f.bias,
-                        model_.layer_norm_epsilon, C);
+    kernels_.layer_norm(out, hidden_.data.get() + row * stride_, weight, bias, model_.layer_norm_epsilon, C);
   };
   if (pass.hidden) {
     const Range range = share(pass.rows, 1, member, pool_.members());
     for (int64_t b = range.begin; b < range.end; ++b) final_norm(pass.hidden + b * C, b);
+  }
+  if (pass.captures_hidden_states) {
+    for (const Span& span : pass.spans) {
+      if (!span.work->hidden_states) continue;
+      const Range range = share(span.tokens, 1, member, pool_.members());
+      float* out = span.hidden_states(shape.n_layer, C);
+      for (int64_t t = range.begin; t < range.end; ++t) final_norm(out + t * C, span.row + t);
+    }
   }
   if (wanted == 0) return;
   const bool alone = wanted <= kPrivateRows;
@@ -261,7 +326,18 @@ void Forward::head(const Pass& pass, int member) {
   for (int64_t i = range.begin; i < range.end; ++i) final_norm(x + i * stride_, pass.logits_rows[i]);
   if (!alone) pool_.barrier();
   const Range words = share(V, 6, member, pool_.members());
-  kernels_.project(pass.logits, V, x, stride_, model_.lm_head, wanted, C, words.begin, words.end);
+  kernels_.reading(model_.lm_head.dtype)
+      .project(pass.logits, V, x, stride_, model_.lm_head.data, wanted, C, words.begin, words.end);
+}
+
+void Forward::project(const float* states, int64_t rows, float* logits) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const int64_t C = model_.shape.n_embd, V = model_.shape.vocab_size;
+  pool_.run(pool_.size(), [&](int member) {
+    const Range words = share(V, 6, member, pool_.members());
+    kernels_.reading(model_.lm_head.dtype)
+        .project(logits, V, states, C, model_.lm_head.data, rows, C, words.begin, words.end);
+  });
 }
 
 }  // namespace gpt2kit

@@ -10,18 +10,19 @@
 #include "kernels.h"
 #include "kv_cache.h"
 #include "thread_pool.h"
+#include "weights.h"
 
 namespace gpt2kit {
 
 struct Norm {
-  const float* weight;  // (C)
-  const float* bias;    // (C)
+  Tensor weight;  // (C)
+  Tensor bias;    // (C)
 };
 
 // A matrix as the checkpoint stores it: Conv1D, (in, out).
 struct Linear {
-  const float* weight;  // (I, O)
-  const float* bias;    // (O)
+  Tensor weight;  // (I, O)
+  Tensor bias;    // (O)
 };
 
 struct Block {
@@ -33,18 +34,19 @@ struct Block {
   Linear mlp_c_proj;  // (n_inner, C)
 };
 
-// Weights belong to somebody else, who keeps them alive.
+// Weights belong to somebody else, who keeps them alive and may change them between two runs. Each tensor has
+// a format of its own.
 struct Model {
   ModelShape shape;
   Activation activation;
   float layer_norm_epsilon;
   bool scale_attn_weights;
   bool scale_attn_by_inverse_layer_idx;
-  const float* wte;  // (V, C)
-  const float* wpe;  // (n_positions, C)
+  Tensor wte;  // (V, C)
+  Tensor wpe;  // (n_positions, C)
   std::vector<Block> h;
   Norm ln_f;
-  const float* lm_head;  // (V, C); wte where the two are tied
+  Tensor lm_head;  // (V, C); wte where the two are tied
 };
 
 enum class Rows { kNone, kLast, kAll };
@@ -54,6 +56,10 @@ struct Work {
   KvCache* cache;
   const int32_t* token_ids;  // each in [0, V)
   int64_t tokens;            // >= 1; cache->length() + tokens <= n_positions
+
+  // For this sequence alone, T = tokens and S = cache->length() + T; null where they are not wanted.
+  float* hidden_states = nullptr;  // (n_layer + 1, T, C): embeddings, after each block, the last after ln_f
+  float* attentions = nullptr;     // (n_layer, H, T, S); must be zero, as positions not seen are left alone
 };
 
 class Forward {
@@ -66,14 +72,20 @@ class Forward {
 
   // Appends the tokens to their caches. Writes one row of logits (V) for the last or for every token, in
   // the order of the work, if logits is not null; likewise the hidden states after ln_f (C) for every
-  // token if hidden is not null. Calls from several threads take turns.
-  void run(const std::vector<Work>& work, Rows logits_rows, float* logits, float* hidden);
+  // token if hidden is not null. head_mask (n_layer, n_head), or null, multiplies the probabilities of each
+  // head. Calls from several threads take turns.
+  void run(const std::vector<Work>& work, Rows logits_rows, float* logits, float* hidden,
+           const float* head_mask = nullptr);
+
+  // Multiplies states (rows, C) by the head as they are: logits (rows, V).
+  void project(const float* states, int64_t rows, float* logits);
 
  private:
   struct Span;  // consecutive rows of a pass that belong to one sequence
   struct Pass;
 
   void run_pass(const Pass& pass, int member);
+  const float* as_floats(const Tensor& tensor, int64_t begin, int64_t n, float* buffer) const;
   void embed(const Pass& pass, int member);
   const float* normalize(const Norm& norm, int64_t rows, int member);
   void multiply(float* out, int64_t out_stride, const float* x, int64_t x_stride, const Linear& linear,
@@ -81,6 +93,7 @@ class Forward {
                 bool add_to_out, int member);
   void attend(const Pass& pass, int64_t layer, int member);
   void head(const Pass& pass, int member);
+  void capture_hidden(const Pass& pass, int64_t layer, int member);
   void reserve(int64_t rows, int64_t longest);
 
   const Model model_;
@@ -97,7 +110,7 @@ class Forward {
   int64_t stride_, qkv_stride_, inner_stride_;
   const int64_t weights_per_row_;
   Buffer hidden_, normed_, qkv_, attended_, inner_, sums_;
-  std::vector<Buffer> private_normed_, scratch_;  // one for each member of the pool
+  std::vector<Buffer> private_normed_, widened_, scratch_;  // one for each member of the pool
 };
 
 }  // namespace gpt2kit

@@ -1,18 +1,21 @@
 // The arithmetic of the CPU engine: a table of plain functions, one table for each instruction set.
 //
 // Dimensions: B rows of a batch (tokens of all its sequences), T tokens, C channels (n_embd), H heads,
-// D head size (C/H), V vocabulary, I/O features in/out. All arrays are float32.
+// D head size (C/H), V vocabulary, I/O features in/out. All arrays are float32, but for the matrices of
+// weights, w, which MatrixKernels reads in any of the formats of weights.h and widens, exactly, as it goes.
 //
 // Rounding is part of each contract. Every kernel names the exact order of its additions, and no order
 // depends on the number of rows in the call, on the thread that runs it or on the width of a register.
 // So a row's result is the same, to the bit, alone or in a batch, on one thread or many, with AVX2,
-// AVX-512 or the reference.
+// AVX-512 or the reference. Nor does it depend on the format of the weights, given their values.
 //
 // Kernels are pure: they know no model, allocate nothing and start no threads.
 
 #pragma once
 
 #include <cstdint>
+
+#include "weights.h"
 
 namespace gpt2kit {
 
@@ -47,34 +50,42 @@ constexpr int64_t attention_scratch_floats(int64_t max_length, int64_t padded_he
   return 12 * ((max_length + 63) / 64 * 64 + 16) + 12 * padded_head_size * 2;
 }
 
-struct Kernels {
-  const char* name;
-
+// The kernels that read weights, for one format of them.
+struct MatrixKernels {
   // Columns [begin, end) of out = epilogue(x w), for many rows.
   //   x (B, I) with row stride x_stride; w (I, O) row-major, O = w_stride; out (B, O) with row stride
   //   out_stride. scratch is 64-byte aligned, linear_scratch_floats(I) long.
   //   Order: two chains of fused multiply-adds from zero, k = 0 .. half(I)-1 and half(I) .. I-1; first +
   //   second; + bias; then the activation.
-  void (*linear)(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
+  void (*linear)(float* out, int64_t out_stride, const float* x, int64_t x_stride, const void* w,
                  int64_t w_stride, int64_t rows, int64_t in_features, int64_t begin, int64_t end,
                  const Epilogue& epilogue, float* scratch);
 
   // The same in two steps, for few rows: one chain over k_begin .. k_end-1 into columns [begin, end) of sums,
-  // which has the row stride sums_stride ...
-  void (*partial_sums)(float* sums, int64_t sums_stride, const float* x, int64_t x_stride, const float* w,
+  // which has the row stride sums_stride. Kernels::finish_sums does the rest.
+  void (*partial_sums)(float* sums, int64_t sums_stride, const float* x, int64_t x_stride, const void* w,
                        int64_t w_stride, int64_t rows, int64_t k_begin, int64_t k_end, int64_t begin,
                        int64_t end);
-
-  // ... then columns [begin, end) of out = epilogue(first + second).
-  void (*finish_sums)(float* out, int64_t out_stride, const float* first, const float* second,
-                      int64_t sums_stride, int64_t rows, int64_t begin, int64_t end,
-                      const Epilogue& epilogue);
 
   // Rows [begin, end) of the vocabulary: out[b, v] = x[b] . w[v].
   //   x (B, C) with row stride x_stride; w (V, C) row-major; out (B, V) with row stride out_stride.
   //   Order: 16 partial sums, sum j over k = j, j+16, ..., by fused multiply-add; then sum_lanes.
-  void (*project)(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
+  void (*project)(float* out, int64_t out_stride, const float* x, int64_t x_stride, const void* w,
                   int64_t rows, int64_t channels, int64_t begin, int64_t end);
+
+  // out[i] = w[i], i < n.
+  void (*widen)(float* out, const void* w, int64_t n);
+};
+
+struct Kernels {
+  const char* name;
+  MatrixKernels matrix_kernels[kNumDtypes];
+  const MatrixKernels& reading(Dtype dtype) const { return matrix_kernels[static_cast<int>(dtype)]; }
+
+  // Columns [begin, end) of out = epilogue(first + second), where those are partial sums.
+  void (*finish_sums)(float* out, int64_t out_stride, const float* first, const float* second,
+                      int64_t sums_stride, int64_t rows, int64_t begin, int64_t end,
+                      const Epilogue& epilogue);
 
   // out = (x - mean) / sqrt(variance + epsilon) * weight + bias over one row of C channels; out may be x.
   //   Mean and variance are sums in the order of project, the variance around the mean.
@@ -84,12 +95,14 @@ struct Kernels {
   // One head's causal attention for T consecutive queries at positions past .. past+T-1.
   //   q (T, D) with row stride q_stride, out (T, D) with row stride out_stride;
   //   keys in blocks [position / 16][D][16], values (S, Dp) with Dp = D rounded up to 16, padding zero;
-  //   both already hold positions 0 .. past+T-1. scratch: attention_scratch_floats(past+T, Dp), aligned.
+  //   both already hold positions 0 .. past+T-1. probabilities (T, *) with row stride probabilities_stride,
+  //   or null: row i receives the past+i+1 that query i sees, and nothing behind them.
+  //   scratch: attention_scratch_floats(past+T, Dp), aligned.
   //   Order: score = fma chain over d of (q*scale) k; softmax subtracts the row's maximum, sums
   //   exponentials as 16 partial sums over t mod 16; value = fma chain over t; then / sum.
   void (*attention)(float* out, int64_t out_stride, const float* q, int64_t q_stride, const float* keys,
                     const float* values, int64_t queries, int64_t past, int64_t head_size, float scale,
-                    float* scratch);
+                    float* probabilities, int64_t probabilities_stride, float* scratch);
 };
 
 // A slow, obvious implementation with the same rounding: the specification, the fallback and the oracle.

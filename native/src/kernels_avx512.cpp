@@ -4,6 +4,7 @@
 
 namespace gpt2kit {
 
-const Kernels kAvx512Kernels = {"avx512", linear, partial_sums, finish_sums, project, layer_norm, attention};
+const Kernels kAvx512Kernels = {
+    "avx512", {kReading<float>, kReading<BFloat16>, kReading<Float16>}, finish_sums, layer_norm, attention};
 
 }  // namespace gpt2kit

@@ -9,13 +9,17 @@
 namespace gpt2kit {
 namespace {
 
-void partial_sums(float* sums, int64_t sums_stride, const float* x, int64_t x_stride, const float* w,
+template <typename W>
+void partial_sums(float* sums, int64_t sums_stride, const float* x, int64_t x_stride, const void* weights,
                   int64_t w_stride, int64_t rows, int64_t k_begin, int64_t k_end, int64_t begin,
                   int64_t end) {
+  const W* w = static_cast<const W*>(weights);
   for (int64_t b = 0; b < rows; ++b) {
     for (int64_t n = begin; n < end; ++n) {
       float sum = 0.0f;
-      for (int64_t k = k_begin; k < k_end; ++k) sum = std::fma(x[b * x_stride + k], w[k * w_stride + n], sum);
+      for (int64_t k = k_begin; k < k_end; ++k) {
+        sum = std::fma(x[b * x_stride + k], widen(w[k * w_stride + n]), sum);
+      }
       sums[b * sums_stride + n] = sum;
     }
   }
@@ -34,33 +38,42 @@ void finish_sums(float* out, int64_t out_stride, const float* first, const float
   }
 }
 
-void linear(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
-            int64_t w_stride, int64_t rows, int64_t in_features, int64_t begin, int64_t end,
-            const Epilogue& epilogue, float* /*scratch*/) {
+template <typename W>
+void linear(float* out, int64_t out_stride, const float* x, int64_t x_stride, const void* w, int64_t w_stride,
+            int64_t rows, int64_t in_features, int64_t begin, int64_t end, const Epilogue& epilogue,
+            float* /*scratch*/) {
   std::vector<float> first(static_cast<size_t>(end)), second(first);
   const int64_t middle = half(in_features);
   for (int64_t b = 0; b < rows; ++b) {
     const float* row = x + b * x_stride;
-    partial_sums(first.data(), end, row, x_stride, w, w_stride, 1, 0, middle, begin, end);
-    partial_sums(second.data(), end, row, x_stride, w, w_stride, 1, middle, in_features, begin, end);
+    partial_sums<W>(first.data(), end, row, x_stride, w, w_stride, 1, 0, middle, begin, end);
+    partial_sums<W>(second.data(), end, row, x_stride, w, w_stride, 1, middle, in_features, begin, end);
     finish_sums(out + b * out_stride, out_stride, first.data(), second.data(), end, 1, begin, end, epilogue);
   }
 }
 
-float dot(const float* a, const float* b, int64_t n) {
-  float lanes[16] = {};
-  for (int64_t k = 0; k < n; ++k) lanes[k % 16] = std::fma(a[k], b[k], lanes[k % 16]);
-  return sum_lanes(lanes);
-}
-
-void project(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w, int64_t rows,
-             int64_t channels, int64_t begin, int64_t end) {
+template <typename W>
+void project(float* out, int64_t out_stride, const float* x, int64_t x_stride, const void* weights,
+             int64_t rows, int64_t channels, int64_t begin, int64_t end) {
+  const W* w = static_cast<const W*>(weights);
   for (int64_t b = 0; b < rows; ++b) {
     for (int64_t v = begin; v < end; ++v) {
-      out[b * out_stride + v] = dot(x + b * x_stride, w + v * channels, channels);
+      float lanes[16] = {};
+      for (int64_t k = 0; k < channels; ++k) {
+        lanes[k % 16] = std::fma(x[b * x_stride + k], widen(w[v * channels + k]), lanes[k % 16]);
+      }
+      out[b * out_stride + v] = sum_lanes(lanes);
     }
   }
 }
+
+template <typename W>
+void widen_all(float* out, const void* weights, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) out[i] = widen(static_cast<const W*>(weights)[i]);
+}
+
+template <typename W>
+constexpr MatrixKernels kReading = {linear<W>, partial_sums<W>, project<W>, widen_all<W>};
 
 void layer_norm(float* out, const float* x, const float* weight, const float* bias, float epsilon,
                 int64_t channels) {
@@ -78,7 +91,7 @@ void layer_norm(float* out, const float* x, const float* weight, const float* bi
 
 void attention(float* out, int64_t out_stride, const float* q, int64_t q_stride, const float* keys,
                const float* values, int64_t queries, int64_t past, int64_t head_size, float scale,
-               float* /*scratch*/) {
+               float* probabilities, int64_t probabilities_stride, float* /*scratch*/) {
   const int64_t padded = (head_size + 15) / 16 * 16;
   std::vector<float> p(static_cast<size_t>(past + queries));
   for (int64_t i = 0; i < queries; ++i) {
@@ -104,12 +117,18 @@ void attention(float* out, int64_t out_stride, const float* q, int64_t q_stride,
       for (int64_t t = 0; t < length; ++t) value = std::fma(p[t], values[t * padded + d], value);
       out[i * out_stride + d] = value / sum;
     }
+    if (probabilities) {
+      for (int64_t t = 0; t < length; ++t) probabilities[i * probabilities_stride + t] = p[t] / sum;
+    }
   }
 }
 
 }  // namespace
 
-const Kernels kReferenceKernels = {"reference", linear,     partial_sums, finish_sums,
-                                   project,     layer_norm, attention};
+const Kernels kReferenceKernels = {"reference",
+                                   {kReading<float>, kReading<BFloat16>, kReading<Float16>},
+                                   finish_sums,
+                                   layer_norm,
+                                   attention};
 
 }  // namespace gpt2kit

@@ -116,8 +116,8 @@ inline void for_row_tiles(int64_t rows, const Body& body) {
 
 // Few rows: the weights are the traffic, so each is read once, in the order of memory. Sums for a stripe of
 // columns stay in the first-level cache while eight rows of weights at a time go by.
-template <int kUnroll>
-inline void add_rows(float* sums, int64_t sums_stride, const float* x, int64_t x_stride, const float* w,
+template <int kUnroll, typename W>
+inline void add_rows(float* sums, int64_t sums_stride, const float* x, int64_t x_stride, const W* w,
                      int64_t w_stride, int64_t rows, int64_t width) {
   const int64_t whole = width / kLanes * kLanes, left = width - whole;
   const auto add = [&](F32x16 sum, const float* factors, const F32x16* weight) {
@@ -157,9 +157,11 @@ inline void add_rows(float* sums, int64_t sums_stride, const float* x, int64_t x
   }
 }
 
-inline void partial_sums(float* sums, int64_t sums_stride, const float* x, int64_t x_stride, const float* w,
-                         int64_t w_stride, int64_t rows, int64_t k_begin, int64_t k_end, int64_t begin,
-                         int64_t end) {
+template <typename W>
+inline void partial_sums(float* sums, int64_t sums_stride, const float* x, int64_t x_stride,
+                         const void* weights, int64_t w_stride, int64_t rows, int64_t k_begin, int64_t k_end,
+                         int64_t begin, int64_t end) {
+  const W* w = static_cast<const W*>(weights);
 #ifdef __AVX512F__
   constexpr int kUnroll = 8;
 #else
@@ -195,11 +197,12 @@ inline void finish_sums(float* out, int64_t out_stride, const float* first, cons
 }
 
 // Copies columns [n0, n0 + width) of w to consecutive rows of kTileColumns, the rest zero.
-inline void pack_panel(float* panel, const float* w, int64_t w_stride, int64_t in_features, int64_t n0,
+template <typename W>
+inline void pack_panel(float* panel, const W* w, int64_t w_stride, int64_t in_features, int64_t n0,
                        int64_t width) {
   for (int64_t k = 0; k < in_features; ++k) {
     for (int v = 0; v < kTileVectors; ++v) {
-      const float* p = w + k * w_stride + n0 + v * kLanes;
+      const W* p = w + k * w_stride + n0 + v * kLanes;
       const int64_t left = width - v * kLanes;
       store(panel + k * kTileColumns + v * kLanes, left >= kLanes ? load(p)
                                                    : left > 0     ? load_first(p, left)
@@ -210,9 +213,11 @@ inline void pack_panel(float* panel, const float* w, int64_t w_stride, int64_t i
 
 // Many rows: a panel of columns is packed once, stays in the second-level cache and meets every row. The
 // lines of the next panel, scattered over as many pages as there are features, are fetched meanwhile.
-inline void linear(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
+template <typename W>
+inline void linear(float* out, int64_t out_stride, const float* x, int64_t x_stride, const void* weights,
                    int64_t w_stride, int64_t rows, int64_t in_features, int64_t begin, int64_t end,
                    const Epilogue& epilogue, float* panel) {
+  const W* w = static_cast<const W*>(weights);
   const int64_t middle = half(in_features);
   for (int64_t n0 = begin; n0 < end; n0 += kTileColumns) {
     const int64_t width = std::min<int64_t>(kTileColumns, end - n0);
@@ -223,7 +228,7 @@ inline void linear(float* out, int64_t out_stride, const float* x, int64_t x_str
       constexpr int kRows = decltype(count)::value;
       if (has_next) {
         for (const int64_t until = in_features * (row + kRows) / rows; fetched < until; ++fetched) {
-          const float* next = w + fetched * w_stride + n0 + kTileColumns;
+          const W* next = w + fetched * w_stride + n0 + kTileColumns;
           for (int v = 0; v < kTileVectors; ++v) prefetch(next + v * kLanes);
         }
       }
@@ -247,8 +252,8 @@ inline void linear(float* out, int64_t out_stride, const float* x, int64_t x_str
 // ---- project ----
 
 // kRows rows of x against kWords rows of w.
-template <int kRows, int kWords>
-inline void project_tile(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
+template <int kRows, int kWords, typename W>
+inline void project_tile(float* out, int64_t out_stride, const float* x, int64_t x_stride, const W* w,
                          int64_t channels) {
   F32x16 sums[kRows][kWords];
   for (auto& row : sums)
@@ -278,8 +283,8 @@ inline void project_tile(float* out, int64_t out_stride, const float* x, int64_t
     for (int v = 0; v < kWords; ++v) out[r * out_stride + v] = reduce_add(sums[r][v]);
 }
 
-template <int kWords>
-inline void project_rows(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
+template <int kWords, typename W>
+inline void project_rows(float* out, int64_t out_stride, const float* x, int64_t x_stride, const W* w,
                          int64_t rows, int64_t channels) {
   int64_t b = 0;
   for (; b + 4 <= rows; b += 4) {
@@ -290,8 +295,10 @@ inline void project_rows(float* out, int64_t out_stride, const float* x, int64_t
   }
 }
 
-inline void project(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* w,
+template <typename W>
+inline void project(float* out, int64_t out_stride, const float* x, int64_t x_stride, const void* weights,
                     int64_t rows, int64_t channels, int64_t begin, int64_t end) {
+  const W* w = static_cast<const W*>(weights);
 #ifdef __AVX512F__
   constexpr int64_t kWords = 6;  // 4 x 6 sums + 4 rows of x + 1 weight: 29 of 32 registers
 #else
@@ -316,6 +323,19 @@ inline void project(float* out, int64_t out_stride, const float* x, int64_t x_st
     }
   }
 }
+
+// ---- widen ----
+
+template <typename W>
+inline void widen_all(float* out, const void* weights, int64_t n) {
+  const W* w = static_cast<const W*>(weights);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(out + i, load(w + i));
+  if (i < n) store_first(out + i, load_first(w + i, n - i), n - i);
+}
+
+template <typename W>
+constexpr MatrixKernels kReading = {linear<W>, partial_sums<W>, project<W>, widen_all<W>};
 
 // ---- layer_norm ----
 
@@ -371,7 +391,8 @@ inline float exponentials(float* scores, int64_t length, int64_t padded) {
 // The queries of one register tile.
 template <int kRows>
 inline void attend_tile(float* out, int64_t out_stride, const float* q, int64_t q_stride, const float* keys,
-                        const float* values, int64_t past, int64_t head_size, float scale, float* scratch) {
+                        const float* values, int64_t past, int64_t head_size, float scale,
+                        float* probabilities, int64_t probabilities_stride, float* scratch) {
   const int64_t padded_head = (head_size + kLanes - 1) / kLanes * kLanes;
   const int64_t longest = past + kRows;  // the last query of the tile sees this many positions
   const int64_t blocks = (longest + kKeyBlock - 1) / kKeyBlock;
@@ -423,14 +444,24 @@ inline void attend_tile(float* out, int64_t out_stride, const float* q, int64_t 
       head_size - d >= kLanes ? store(o, y) : store_first(o, y, head_size - d);
     }
   }
+  if (!probabilities) return;
+  for (int r = 0; r < kRows; ++r) {
+    for (int64_t t = 0, length = past + r + 1; t < length; t += kLanes) {
+      const F32x16 p = load(scores + r * stride + t) / set1(totals[r]);
+      float* o = probabilities + r * probabilities_stride + t;
+      length - t >= kLanes ? store(o, p) : store_first(o, p, length - t);
+    }
+  }
 }
 
 inline void attention(float* out, int64_t out_stride, const float* q, int64_t q_stride, const float* keys,
                       const float* values, int64_t queries, int64_t past, int64_t head_size, float scale,
-                      float* scratch) {
+                      float* probabilities, int64_t probabilities_stride, float* scratch) {
   for_row_tiles(queries, [&](auto count, int64_t row) {
     attend_tile<decltype(count)::value>(out + row * out_stride, out_stride, q + row * q_stride, q_stride,
-                                        keys, values, past + row, head_size, scale, scratch);
+                                        keys, values, past + row, head_size, scale,
+                                        probabilities ? probabilities + row * probabilities_stride : nullptr,
+                                        probabilities_stride, scratch);
   });
 }
 

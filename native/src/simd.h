@@ -8,6 +8,9 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
+
+#include "weights.h"
 
 namespace gpt2kit {
 namespace {
@@ -30,6 +33,20 @@ inline F32x16 load_first(const float* p, int64_t n) { return {_mm512_maskz_loadu
 inline void store_first(float* p, F32x16 a, int64_t n) { _mm512_mask_storeu_ps(p, first(n), a.v); }
 inline F32x16 keep_first(F32x16 a, int64_t n, F32x16 other) {
   return {_mm512_mask_blend_ps(first(n), other.v, a.v)};
+}
+
+inline F32x16 widen16(__m256i bits, BFloat16) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
+}
+inline F32x16 widen16(__m256i bits, Float16) { return {_mm512_cvtph_ps(bits)}; }
+// Sixteen values of a short format, or the first n and zeros.
+template <typename Short>
+inline F32x16 load(const Short* p) {
+  return widen16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), Short{});
+}
+template <typename Short>
+inline F32x16 load_first(const Short* p, int64_t n) {
+  return widen16(_mm256_maskz_loadu_epi16(first(n), p), Short{});
 }
 
 inline F32x16 operator+(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
@@ -84,6 +101,23 @@ inline void store_first(float* p, F32x16 a, int64_t n) {
 inline F32x16 keep_first(F32x16 a, int64_t n, F32x16 other) {
   return {_mm256_blendv_ps(other.lo, a.lo, _mm256_castsi256_ps(first8(n))),
           _mm256_blendv_ps(other.hi, a.hi, _mm256_castsi256_ps(first8(n - 8)))};
+}
+
+inline __m256 widen8(__m128i bits, BFloat16) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+inline __m256 widen8(__m128i bits, Float16) { return _mm256_cvtph_ps(bits); }
+// Sixteen values of a short format, or the first n and zeros.
+template <typename Short>
+inline F32x16 load(const Short* p) {
+  const auto* halves = reinterpret_cast<const __m128i*>(p);
+  return {widen8(_mm_loadu_si128(halves), Short{}), widen8(_mm_loadu_si128(halves + 1), Short{})};
+}
+template <typename Short>
+inline F32x16 load_first(const Short* p, int64_t n) {
+  Short lanes[kLanes] = {};
+  std::memcpy(lanes, p, static_cast<size_t>(n) * sizeof(Short));
+  return load(lanes);
 }
 
 inline F32x16 operator+(F32x16 a, F32x16 b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }

@@ -76,8 +76,16 @@ class NativeModel:
     def threads(self) -> int: ...
     def new_sequence(self) -> KvSequence: ...
     def forward(
-        self, sequences: Sequence[Any], token_ids: Sequence[Sequence[int]], logits: str, hidden: bool
-    ) -> tuple[Any, Any]: ...
+        self,
+        sequences: Sequence[Any],
+        token_ids: Sequence[Sequence[int]],
+        logits: str,
+        hidden: bool,
+        hidden_states: bool,
+        attentions: bool,
+        head_mask: npt.NDArray[np.float32] | None,
+    ) -> tuple[Any, Any, Any, Any]: ...
+    def project(self, states: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]: ...
     def generate(
         self,
         *,

@@ -123,7 +123,7 @@ def test_an_infinite_perplexity_is_null_in_json(score, monkeypatch):
         (["/does/not/exist"], 1, "No such file"),
         (["/"], 1, "/ is a folder; give a file"),
         (["--text", "a", "--threads", "0"], 2, "--threads"),
-        (["--text", "a", "--engine", "native", "--dtype", "float16"], 1, "use dtype='float32'"),
+        (["--text", "a", "--engine", "native", "--dtype", "float8"], 1, "must be one of auto, float32"),
     ],
 )
 def test_mistakes_are_one_line(score, args, code, message):

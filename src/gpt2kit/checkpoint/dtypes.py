@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,21 @@ WEIGHT_DTYPES: dict[str, np.dtype[Any]] = {
 }
 # The names of config.dtype.
 CONFIG_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+# What names the formats in options: "auto" keeps what is stored.
+DTYPE_OPTIONS = ("auto", *CONFIG_DTYPES.values())
+
+
+@dataclass(frozen=True)
+class BFloat16Array:
+    """Weights in bfloat16, any shape, as the bits of each value: the upper half of a float32."""
+
+    bits: NDArray[np.uint16]
+
+    def __post_init__(self) -> None:
+        if self.bits.dtype != np.uint16:
+            raise CheckpointError(f"bits has dtype {self.bits.dtype}; the bits of bfloat16 are uint16")
 
 
 def to_float32(array: NDArray[Any], dtype: str) -> NDArray[np.float32]:

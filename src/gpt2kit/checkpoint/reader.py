@@ -10,7 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2kit.checkpoint.dtypes import WEIGHT_DTYPES, to_float32
+from gpt2kit.checkpoint.dtypes import (
+    CONFIG_DTYPES,
+    DTYPE_OPTIONS,
+    WEIGHT_DTYPES,
+    BFloat16Array,
+    from_float32,
+    to_float32,
+)
 from gpt2kit.checkpoint.find import WeightFiles, find_weights
 from gpt2kit.checkpoint.names import LM_HEAD, WTE, canonical_name, head_shapes, shapes_match, trunk_shapes
 from gpt2kit.checkpoint.safetensors_file import SafetensorsFile, TensorInfo
@@ -141,6 +148,22 @@ class Checkpoint:
         array = to_float32(self.tensor(name), self._entry(name)[1].dtype)
         array.flags.writeable = False
         return array
+
+    def weights(self, name: str, dtype: str = "auto") -> NDArray[Any] | BFloat16Array:
+        """Give a tensor in the dtype of that name, read-only: the view itself where it is stored so.
+
+        dtype: "float32", "float16", "bfloat16", or "auto" for the one that is stored. Others are converted:
+        exactly to float32, else to the nearest value, ties to even. Raises CheckpointError.
+        """
+        if dtype not in DTYPE_OPTIONS:
+            raise CheckpointError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPE_OPTIONS)}")
+        stored = self._entry(name)[1].dtype
+        wanted = next((key for key, value in CONFIG_DTYPES.items() if value == dtype), stored)
+        array = self.tensor(name)
+        if wanted != stored:
+            array = from_float32(to_float32(array, stored), wanted)
+            array.flags.writeable = False
+        return BFloat16Array(array) if wanted == "BF16" else array
 
     def _entry(self, name: str) -> tuple[WeightsFile, TensorInfo]:
         entry = self._table.get(name)

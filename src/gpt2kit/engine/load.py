@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpt2kit.checkpoint import Checkpoint, open_checkpoint
+from gpt2kit.checkpoint.dtypes import DTYPE_OPTIONS
 from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.engine.native import NativeEngine, unsupported_reason
 from gpt2kit.errors import EngineError, MissingDependencyError
@@ -29,8 +30,9 @@ def load_engine(
     """Open a model and return an engine for it.
 
     model: a folder, a hub name such as "gpt2", or an open Checkpoint.
-    dtype: "auto" computes as the engine does best (the native engine: float32); "float32", and for the torch
-        engine also "bfloat16" and "float16".
+    dtype: of the weights: "float32", "bfloat16", "float16", or "auto". The native engine computes in float32
+        over weights of any of them; "auto" uses those of the file as they are. The torch engine computes in
+        dtype too; "auto" is float32 on the CPU and the file's elsewhere.
     quant: None; no quantised format is supported yet.
     threads: for the native engine, by default every processor that the process may use.
     engine: "native" (C++, CPU), "torch", or "auto": native unless the device or the model forbids it.
@@ -40,12 +42,16 @@ def load_engine(
     Raises EngineError for a combination that cannot run and MissingDependencyError where torch is needed
     and absent; CheckpointError or HubError for a model that cannot be read.
     """
+    if dtype not in DTYPE_OPTIONS:
+        raise EngineError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPE_OPTIONS)}")
     if quant is not None:
         raise EngineError(f"quant is {quant!r}; quantised weights are not supported, only quant=None")
     checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(model, **checkpoint_options)
     generation_config = GenerationConfig.for_model(checkpoint.folder)
-    if choose_engine(checkpoint.config, engine, dtype=dtype, device=device) == "native":
-        return NativeEngine.from_checkpoint(checkpoint, threads=threads, generation_config=generation_config)
+    if choose_engine(checkpoint.config, engine, device=device) == "native":
+        return NativeEngine.from_checkpoint(
+            checkpoint, dtype=dtype, threads=threads, generation_config=generation_config
+        )
     from gpt2kit.engine.torch import TorchEngine
 
     if threads is not None:
@@ -61,7 +67,7 @@ def load_engine(
 
 
 def choose_engine(
-    config: GPT2Config, engine: str = "auto", *, dtype: str = "auto", device: str | int | None = None
+    config: GPT2Config, engine: str = "auto", *, device: str | int | None = None
 ) -> Literal["native", "torch"]:
     """Return which engine runs a model; arguments as for load_engine, whose errors it raises."""
     if engine not in ("auto", "native", "torch"):
@@ -72,18 +78,12 @@ def choose_engine(
         reason = unsupported_reason(config)
         if not is_cpu:
             reason = f"device is {device!r}"
-        elif dtype not in ("auto", "float32"):
-            reason = f"dtype is {dtype!r}"
         engine = "native" if reason is None else "torch"
         logger.info("engine: %s%s", engine, f" ({reason})" if reason else "")
     if engine == "native":
         if not is_cpu:
             raise EngineError(
                 f"the native engine runs on the CPU, not on device {device!r}; use engine='torch'"
-            )
-        if dtype not in ("auto", "float32"):
-            raise EngineError(
-                f"the native engine computes in float32, not in {dtype!r}; use dtype='float32' or engine='torch'"
             )
         return "native"
     if find_spec("torch") is None:

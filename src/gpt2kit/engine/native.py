@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2kit import _native
+from gpt2kit.checkpoint import BFloat16Array
 from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.errors import EngineError, GenerationError
 from gpt2kit.generation import generate
@@ -23,6 +24,9 @@ from gpt2kit.generation.sampling import no_choice_message
 if TYPE_CHECKING:
     from gpt2kit.checkpoint import Checkpoint
     from gpt2kit.generation.options import Options
+
+# One tensor of the weights.
+WeightArray = npt.NDArray[np.float32] | npt.NDArray[np.float16] | BFloat16Array
 
 # Names of activation_function that have a native kernel.
 ACTIVATIONS = frozenset(
@@ -61,9 +65,31 @@ def unsupported_reason(config: GPT2Config) -> str | None:
     return None
 
 
-class NativeEngine:
-    """Runs a GPT-2 with weights in float32 on the CPU.
+def shallower(config: GPT2Config, n_layer: int) -> GPT2Config:
+    """Return the configuration of a model's first n_layer blocks; raises EngineError when there are fewer."""
+    if not 1 <= n_layer <= config.n_layer:
+        raise EngineError(f"n_layer is {n_layer}; the model has blocks 1 to {config.n_layer}")
+    found: GPT2Config = GPT2Config.from_dict({**config.to_dict(), "n_layer": n_layer})
+    return found
 
+
+def _bits(name: str, array: WeightArray) -> npt.NDArray[Any]:
+    """Give what the core reads: bfloat16 goes as uint16, which therefore may come from BFloat16Array only."""
+    if isinstance(array, BFloat16Array):
+        return array.bits
+    if isinstance(array, np.ndarray) and array.dtype not in (np.float32, np.float16):
+        raise TypeError(
+            f"tensor {name!r} must be a C-contiguous array of float32, float16 or bfloat16, not {array.dtype}; "
+            "wrap the bits of bfloat16 in a BFloat16Array"
+        )
+    return array
+
+
+class NativeEngine:
+    """Runs a GPT-2 on the CPU, in float32, over weights in float32, bfloat16 or float16.
+
+    Weights are read where they lie at every call: what changes in them shows at once. 16-bit weights are widened,
+    which is exact, as they are read: results are those of the same weights in float32, to the bit.
     A row's result depends on its own tokens only, to the bit: not on the batch, on how a prompt is cut into
     calls, on the number of threads or on the instruction set. Safe to call from several threads; calls take
     turns.
@@ -72,7 +98,7 @@ class NativeEngine:
     def __init__(
         self,
         config: GPT2Config,
-        weights: Mapping[str, npt.NDArray[np.float32]],
+        weights: Mapping[str, WeightArray],
         *,
         threads: int | None = None,
         isa: str | None = None,
@@ -80,8 +106,8 @@ class NativeEngine:
     ) -> None:
         """Take weights under the checkpoint's names, without the prefix `transformer.`.
 
-        weights: float32, C-contiguous; used where they lie and kept alive. `lm_head.weight` only where the
-            head is not tied to `wte.weight`.
+        weights: float32, float16 or BFloat16Array, each tensor as it likes, C-contiguous; used where they lie
+            and kept alive. `lm_head.weight` only where the head is not tied to `wte.weight`.
         threads: how many to compute with, by default all that the process may use.
         isa: "reference", "avx2" or "avx512" to force one; by default GPT2KIT_ISA, else the best there is.
         generation_config: defaults for generate().
@@ -93,6 +119,7 @@ class NativeEngine:
         if threads is not None and not 1 <= threads <= 1024:
             raise EngineError(f"threads is {threads}; it must be from 1 to 1024")
         self._config = config
+        self._weights = dict(weights)
         self.generation_config = generation_config
         try:
             self._model = _native.NativeModel(
@@ -106,7 +133,7 @@ class NativeEngine:
                 layer_norm_epsilon=config.layer_norm_epsilon,
                 scale_attn_weights=config.scale_attn_weights,
                 scale_attn_by_inverse_layer_idx=config.scale_attn_by_inverse_layer_idx,
-                weights=dict(weights),
+                weights={name: _bits(name, array) for name, array in weights.items()},
                 threads=threads if threads is not None else available_threads(),
                 isa=isa,
             )
@@ -118,17 +145,22 @@ class NativeEngine:
         cls,
         checkpoint: Checkpoint,
         *,
+        dtype: str = "auto",
         threads: int | None = None,
         isa: str | None = None,
         generation_config: GenerationConfig | None = None,
     ) -> NativeEngine:
-        """Use a checkpoint's weights: float32 where they lie in the file, others converted once."""
+        """Use a checkpoint's weights.
+
+        dtype: "auto" uses each tensor where it lies in the file; "float32", "bfloat16" and "float16" convert
+            those that are stored otherwise, once.
+        """
         names = [
             name
             for name in checkpoint.names()
             if name.startswith(("wte.", "wpe.", "h.", "ln_f.", "lm_head."))
         ]
-        weights = {name: checkpoint.float32(name) for name in names}
+        weights = {name: checkpoint.weights(name, dtype) for name in names}
         if checkpoint.config.tie_word_embeddings:
             weights.pop("lm_head.weight", None)
         return cls(checkpoint.config, weights, threads=threads, isa=isa, generation_config=generation_config)
@@ -161,23 +193,25 @@ class NativeEngine:
         hidden: bool = False,
         hidden_states: bool = False,
         attentions: bool = False,
+        head_mask: npt.ArrayLike | None = None,
     ) -> list[Output]:
         """Append each row's new ids to its sequence and return one Output a row, in order.
 
-        Raises EngineError for ids out of range, too many tokens, or a sequence that is freed, foreign or
-        used twice; then no sequence has changed.
+        head_mask: (n_layer, n_head), multiplies the attention probabilities of each head.
+        Raises EngineError for ids out of range, too many tokens, a head_mask of another shape, or a sequence
+        that is freed, foreign or used twice; then no sequence has changed.
         """
-        if hidden_states or attentions:
-            raise EngineError(
-                "the native engine gives neither hidden_states of every layer nor attentions; use engine='torch'"
-            )
         lengths = [len(ids) for _, ids in work]
         try:
-            all_logits, all_hidden = self._model.forward(
+            mask = None if head_mask is None else np.ascontiguousarray(head_mask, np.float32)
+            all_logits, all_hidden, all_hidden_states, all_attentions = self._model.forward(
                 [sequence for sequence, _ in work],
                 [list(ids) for _, ids in work],
                 logits="none" if logits is None else logits,
                 hidden=hidden,
+                hidden_states=hidden_states,
+                attentions=attentions,
+                head_mask=mask,
             )
         except (ValueError, TypeError) as error:
             raise EngineError(str(error)) from error
@@ -191,9 +225,25 @@ class NativeEngine:
                 output.logits = all_logits[start : start + length]
             if hidden:
                 output.hidden = all_hidden[start : start + length]
+            if hidden_states:
+                output.hidden_states = all_hidden_states[row]
+            if attentions:
+                output.attentions = all_attentions[row]
             outputs.append(output)
             start += length
         return outputs
+
+    def head(self, states: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return logits (N, V) for hidden states (N, C), which are multiplied by the head as they are."""
+        try:
+            return self._model.project(states)
+        except (ValueError, TypeError) as error:
+            raise EngineError(str(error)) from error
+
+    def first_layers(self, n_layer: int) -> NativeEngine:
+        """Return an engine of the first n_layer blocks, the last norm and the head, over the same weights."""
+        config = shallower(self._config, n_layer)
+        return NativeEngine(config, self._weights, threads=self.threads, isa=self.isa)
 
     def generate(
         self,
@@ -222,8 +272,6 @@ class NativeEngine:
         max_rows: int,
     ) -> list[list[int]]:
         """Run the whole loop in C++; see `gpt2kit.generation.protocol.NativeLoop`."""
-        # A word longer than the context can never occur.
-        bad_words = [list(word) for word in options.bad_words_ids if len(word) <= self._config.n_positions]
         result = self._model.generate(
             prompts=prompts,
             max_new_tokens=list(options.max_new_tokens),
@@ -241,7 +289,7 @@ class NativeEngine:
             eta_cutoff=options.eta_cutoff,
             repetition_penalty=options.repetition_penalty,
             no_repeat_ngram_size=options.no_repeat_ngram_size,
-            bad_words_ids=bad_words,
+            bad_words_ids=[list(word) for word in options.bad_words_ids],
             max_rows=max_rows,
             on_token=on_token,
         )

@@ -200,7 +200,7 @@ def _load(
     """Return what runs the model: an engine, an engine with a head, or a torch model with its head."""
     if not issubclass(kind, JudgingPipeline):
         return load_engine(checkpoint, device=place, **how)
-    choice = choose_engine(checkpoint.config, how["engine"], dtype=how["dtype"], device=place)
+    choice = choose_engine(checkpoint.config, how["engine"], device=place)
     if choice == "torch":
         return _load_torch(kind, checkpoint, how["dtype"], place, {})
     head = None if kind.head is None else load_head(checkpoint, kind.head, kind.task)
