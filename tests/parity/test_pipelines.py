@@ -237,6 +237,36 @@ def test_text_generation(make):
     assert_same(list(ours((t for t in TEXTS), **common)), list(theirs((t for t in TEXTS), **common)))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"output_scores": True},
+        {"output_logits": True, "return_full_text": False},
+        {"output_scores": True, "output_logits": True, "return_tensors": True},
+        {"num_beams": 3, "output_scores": True},
+        {"num_beams": 4, "num_return_sequences": 2, "output_scores": True},
+        {"num_beams": 2, "num_return_sequences": 1},
+    ],
+    ids=str,
+)
+def test_what_generation_keeps_is_in_the_records(make, options):
+    theirs, ours = make("text-generation", seed=4)
+    options = {"do_sample": False, "max_new_tokens": 3, **options}
+    for inputs in ("hello", ["hello", "b c"]):
+        given = ours(inputs, return_dict_in_generate=True, **options)
+        assert_same(given, theirs(inputs, return_dict_in_generate=True, **options))
+        plain = ours(inputs, **options)
+        assert_same(plain, theirs(inputs, **options))
+
+
+def test_an_assistant_changes_nothing_but_the_time(make):
+    theirs, ours = make("text-generation", seed=5)
+    _, small = make("text-generation", seed=6)
+    for inputs in ("hello", TEXTS):
+        options = {"do_sample": False, "max_new_tokens": 12}
+        assert_same(ours(inputs, assistant_model=small.engine, **options), theirs(inputs, **options))
+
+
 def test_text_generation_with_a_prefix_and_a_total_length(make):
     theirs, ours = make("text-generation")
     for options in (

@@ -23,13 +23,6 @@ class ReturnType(enum.Enum):
     FULL_TEXT = 2
 
 
-# What Transformers' pipeline takes besides, and why it is not taken here; None and False are.
-_REFUSED = {
-    "assistant_model": "assisted generation is not available",
-    "assistant_tokenizer": "assisted generation is not available",
-    "prefix_allowed_tokens_fn": "pass a callable in logits_processor instead",
-}
-
 # The pipeline's own defaults for what neither the call nor the model's generation_config.json sets.
 _DEFAULTS = {"do_sample": True, "temperature": 0.7}
 DEFAULT_NEW_TOKENS = 256
@@ -53,7 +46,9 @@ class CallOptions:
         the tokenizer's, or "plain" for lines of "role: content".
     batch_size: how many prompts of a generator are taken at once. max_rows: how many rows run at once.
     num_workers: accepted and without effect: prompts are tokenized in this process.
-    seed, logits_processor, stopping_criteria, on_token, on_text: as for gpt2kit.generation.generate.
+    assistant_model: a smaller model that guesses ahead; assistant_tokenizer: its own, if it has another.
+    seed, logits_processor, stopping_criteria, prefix_allowed_tokens_fn, negative_prompt_ids, on_token, on_text:
+        as for gpt2kit.generation.generate.
     streamer: an object with put(ids) and end(), for a single row.
     """
 
@@ -81,6 +76,10 @@ class CallOptions:
     seed: int | Sequence[int] | None = None
     logits_processor: Sequence[Any] = ()
     stopping_criteria: Sequence[Any] = ()
+    prefix_allowed_tokens_fn: Any = None
+    negative_prompt_ids: Sequence[Sequence[int]] | None = None
+    assistant_model: Any = None
+    assistant_tokenizer: Any = None
     on_token: OnToken | None = None
     on_text: OnText | None = None
     streamer: Any = None
@@ -95,10 +94,7 @@ class CallOptions:
         own: dict[str, Any] = {}
         generation: dict[str, Any] = {}
         for name, value in options.items():
-            if name in _REFUSED:
-                if value:
-                    raise GenerationError(f"{name}={value!r} is not supported: {_REFUSED[name]}")
-            elif name in _OWN:
+            if name in _OWN:
                 own[name] = _OWN_DEFAULTS[name] if value is None else value
             elif name in CHECKS:
                 generation[name] = check_value(name, value)

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2kit.checkpoint import Checkpoint
-from gpt2kit.engine.heads import EngineWithHead, NetworkWithHead
 from gpt2kit.errors import PipelineError
 from gpt2kit.pipelines.base import Pipeline
 from gpt2kit.pipelines.inputs import run_inputs
+from gpt2kit.pipelines.models import as_network
 from gpt2kit.pipelines.task_options import TaskOptions
 
 
@@ -36,7 +36,7 @@ class JudgingPipeline(Pipeline):
         device: Any = None,
         **options: Any,
     ) -> None:
-        self.network = _network(model, self.head, self.task, device)
+        self.network = as_network(model, self.head, self.task, device)
         super().__init__(getattr(self.network, "model", self.network), tokenizer, checkpoint)
         self._defaults = self.options_class().updated(options)
 
@@ -77,29 +77,3 @@ def softmax(scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the softmax over the last axis."""
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
-
-
-def _network(model: Any, head: str | None, task: str, device: Any) -> NetworkWithHead:
-    from gpt2kit.pipelines.device import choose_device
-
-    place = None if device is None else choose_device(device)
-    if hasattr(model, "state_dict"):
-        from gpt2kit.engine.torch_heads import ModuleWithHead
-
-        return ModuleWithHead(model if place is None else model.to(place), head)
-    if place not in (None, "cpu"):
-        raise PipelineError(f"device={place!r} cannot move an engine; load the model there instead")
-    if hasattr(model, "run"):
-        network: NetworkWithHead = model
-        return network
-    if hasattr(model, "new_sequence"):
-        if head is not None:
-            raise PipelineError(
-                f"an engine has no head, and {task} needs one; pass the folder of a model, or an "
-                "EngineWithHead"
-            )
-        return EngineWithHead(model)
-    raise PipelineError(
-        "model must be a folder, a hub name, a Checkpoint, a torch model or an EngineWithHead, got "
-        f"{model!r:.80}"
-    )

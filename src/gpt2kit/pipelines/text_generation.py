@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpt2kit.checkpoint import Checkpoint
 from gpt2kit.config import GenerationConfig
-from gpt2kit.errors import GenerationError, PipelineError
-from gpt2kit.generation import Engine, Generated
+from gpt2kit.errors import GenerationError
+from gpt2kit.generation import Generated
 from gpt2kit.generation.loop import generate_merged
 from gpt2kit.pipelines.base import Pipeline
 from gpt2kit.pipelines.call_options import DEFAULT_NEW_TOKENS, CallOptions, ReturnType
-from gpt2kit.pipelines.device import choose_device
 from gpt2kit.pipelines.inputs import run_inputs
+from gpt2kit.pipelines.models import as_engine, with_assistant
 from gpt2kit.pipelines.prompts import Prompt, checked_prompts, encode_prompt, is_prompt, with_reply
 
 # What a call returns for one row: {"generated_text": str or messages} or {"generated_token_ids": list[int]}.
@@ -55,11 +55,11 @@ class TextGenerationPipeline(Pipeline):
         model_config: GenerationConfig | None = None,
         **options: Any,
     ) -> None:
-        self.engine = _engine(model, device)
+        self.engine = as_engine(model, device)
         super().__init__(getattr(self.engine, "model", self.engine), tokenizer, checkpoint)
         own = getattr(self.engine, "generation_config", None)
         self.model_config = model_config if model_config is not None else own
-        self._defaults = CallOptions().updated(options)
+        self._defaults = CallOptions().updated(with_assistant(options, tokenizer))
 
     def __call__(self, text_inputs: Any, **options: Any) -> Any:
         """Continue one prompt, a list of prompts, or every prompt of a generator or dataset.
@@ -75,7 +75,7 @@ class TextGenerationPipeline(Pipeline):
         Raises GenerationError for an unknown option, for options that contradict each other, and for a prompt
         that leaves no room in n_positions; PipelineError for what is no prompt.
         """
-        call = self._defaults.updated(options)
+        call = self._call_options(options)
         return run_inputs(
             text_inputs,
             is_prompt,
@@ -86,7 +86,7 @@ class TextGenerationPipeline(Pipeline):
 
     def generate(self, prompts: Sequence[Any], **options: Any) -> list[Generated]:
         """Continue prompts and return their rows with ids, text, seed and the reason why each ended."""
-        return self._generate(checked_prompts(prompts), self._defaults.updated(options))
+        return self._generate(checked_prompts(prompts), self._call_options(options))
 
     def stream(self, prompt: Any, **options: Any) -> Iterator[str]:
         """Yield the new text of one prompt piece by piece as it is generated.
@@ -94,13 +94,16 @@ class TextGenerationPipeline(Pipeline):
         Leaving the iteration early ends the generation. Takes a call's options; num_return_sequences must be
         1.
         """
-        call = self._defaults.updated(options)
+        call = self._call_options(options)
         self._require_one_row(1, call, "stream")
         return (piece.text for piece in self._stream(checked_prompts([prompt]), call))
 
     def stream_batch(self, prompts: Sequence[Any], **options: Any) -> Iterator[TextPiece]:
         """Yield the new text of all rows piece by piece as they are generated together."""
-        return self._stream(checked_prompts(prompts), self._defaults.updated(options))
+        return self._stream(checked_prompts(prompts), self._call_options(options))
+
+    def _call_options(self, options: Mapping[str, Any]) -> CallOptions:
+        return self._defaults.updated(with_assistant(options, self.tokenizer))
 
     def _records(self, prompts: list[Prompt], call: CallOptions) -> list[list[Record]]:
         token_prompts = self._encode(prompts, call)
@@ -141,7 +144,7 @@ class TextGenerationPipeline(Pipeline):
             text = self.tokenizer.decode(ids, skip_special_tokens=call.skip_special_tokens, **how)
         is_full = return_type is ReturnType.FULL_TEXT
         record: Record = {"generated_text": with_reply(prompt, text, call) if is_full else text}
-        return record | _kept(row) if merged.return_dict_in_generate else record
+        return record | _kept(row, merged) if merged.return_dict_in_generate else record
 
     def _generate(
         self, prompts: list[Prompt], call: CallOptions, token_prompts: list[list[int]] | None = None
@@ -166,6 +169,10 @@ class TextGenerationPipeline(Pipeline):
             seed=call.seed,
             logits_processor=call.logits_processor,
             stopping_criteria=call.stopping_criteria,
+            prefix_allowed_tokens_fn=call.prefix_allowed_tokens_fn,
+            negative_prompt_ids=call.negative_prompt_ids,
+            assistant=call.assistant_model,
+            assistant_tokenizer=call.assistant_tokenizer,
             on_token=on_token,
             on_text=call.on_text,
             tokenizer=self.tokenizer,
@@ -252,42 +259,10 @@ class TextGenerationPipeline(Pipeline):
             thread.join()
 
 
-def _kept(row: Generated) -> Record:
-    """Return what was kept of a row's steps, under Transformers' names."""
-    kept: Record = {}
-    if row.steps is not None and row.score is None:
-        for name in ("scores", "logits"):
-            values = getattr(row.steps, name)
-            if values:
-                kept[name] = [step.tolist() for step in values]
+def _kept(row: Generated, merged: GenerationConfig) -> Record:
+    """Return what was kept of a row, under Transformers' names; of beams, what is a row's and not a step's."""
     if row.score is not None:
-        kept["sequences_scores"] = row.score
-        kept["beam_indices"] = row.beam_indices
-    return kept
-
-
-def _engine(model: Any, device: Any) -> Engine:
-    """Return an engine as it is and put a torch model into one; `device` is where that is moved to."""
-    place = None if device is None else choose_device(device)
-    if hasattr(model, "state_dict"):
-        from gpt2kit.engine.torch import TorchEngine
-        from gpt2kit.model import GPT2DoubleHeadsModel, GPT2LMHeadModel
-
-        if not isinstance(model, (GPT2LMHeadModel, GPT2DoubleHeadsModel)):
-            kind = type(model)
-            raise PipelineError(
-                f"the model is a {kind.__module__} {kind.__name__}, which does not generate here; use gpt2kit's "
-                "GPT2LMHeadModel, or pass the model's folder"
-            )
-        language_model: Any = (
-            model if place is None else model.to(place)
-        )  # TorchEngine needs trunk and lm_head
-        return TorchEngine(language_model)
-    if not hasattr(model, "new_sequence"):
-        raise PipelineError(
-            f"model must be a folder, a hub name, a Checkpoint, an engine or a torch model, got {model!r:.80}"
-        )
-    if place not in (None, "cpu"):
-        raise PipelineError(f"device={place!r} cannot move an engine; load the model there instead")
-    engine: Engine = model
-    return engine
+        scores = {"sequences_scores": row.score} if merged.output_scores else {}
+        return {**scores, "beam_indices": row.beam_indices}
+    steps = {} if row.steps is None else {"scores": row.steps.scores, "logits": row.steps.logits}
+    return {name: [values.tolist() for values in kept] for name, kept in steps.items() if kept}

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ import pytest
 from fakes import FakeEngine, FakeTokenizer, write_tiny_model
 from gpt2kit.checkpoint import open_checkpoint
 from gpt2kit.config import GPT2Config
-from gpt2kit.engine import NativeEngine
+from gpt2kit.engine import NativeEngine, load_engine
 from gpt2kit.errors import EngineError, GenerationError, PipelineError
 from gpt2kit.pipelines import TextGenerationPipeline, device, pipeline
 
@@ -212,3 +213,38 @@ def test_a_generation_pipeline_saves_its_model_options_and_tokenizer(tmp_path):
     pytest.importorskip("torch")
     pipeline(model=tmp_path / "one", engine="torch").save_pretrained(tmp_path / "three")
     assert pipeline(model=tmp_path / "three")("hello", do_sample=False, max_new_tokens=3) == pipe("hello")
+
+
+@pytest.mark.parametrize("form", [str, lambda folder: folder, open_checkpoint, load_engine])
+def test_an_assistant_may_be_named_opened_or_loaded(tmp_path, form):
+    write_tiny_model(tmp_path)
+    options = {"do_sample": False, "max_new_tokens": 9}
+    expected = pipeline(model=tmp_path)("hello w", **options)
+    pipe = pipeline(model=tmp_path, assistant_model=form(tmp_path))
+    assert pipe._defaults.assistant_tokenizer is None  # it has the same vocabulary
+    assert pipe("hello w", **options) == expected
+    assert pipeline(model=tmp_path)("hello w", assistant_model=form(tmp_path), **options) == expected
+
+
+def test_an_assistant_with_another_vocabulary_brings_its_tokenizer(tmp_path):
+    write_tiny_model(tmp_path / "one")
+    write_tiny_model(tmp_path / "two")
+    vocabulary = json.loads((tmp_path / "two" / "vocab.json").read_text())
+    first, second = list(vocabulary)[:2]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (tmp_path / "two" / "vocab.json").write_text(json.dumps(vocabulary))
+    options = {"do_sample": False, "max_new_tokens": 9}
+    expected = pipeline(model=tmp_path / "one")("hello w", **options)
+    pipe = pipeline(model=tmp_path / "one", assistant_model=tmp_path / "two")
+    assert pipe._defaults.assistant_tokenizer is not None
+    assert pipe("hello w", **options) == expected
+    tokenizer = str(tmp_path / "two")
+    engine = load_engine(tmp_path / "two")
+    pipe = pipeline(model=tmp_path / "one", assistant_model=engine, assistant_tokenizer=tokenizer)
+    assert pipe("hello w", **options) == expected
+
+
+def test_what_is_no_assistant_is_refused(tmp_path):
+    write_tiny_model(tmp_path)
+    with pytest.raises(PipelineError, match="model must be a folder, a hub name"):
+        pipeline(model=tmp_path, assistant_model=object())

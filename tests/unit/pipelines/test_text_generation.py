@@ -186,7 +186,6 @@ def test_generate_tells_why_each_row_ended():
         ({"padding": "max_length"}, "rows are never padded"),
         ({"num_workers": -1}, "num_workers must be an int of at least 0"),
         ({"continue_final_message": "yes"}, "continue_final_message must be True, False or None"),
-        ({"assistant_model": object()}, "assisted generation is not available"),
         ({"use_mtp": True}, "GPT-2 has no multi-token prediction"),
         ({"batch_size": 0}, "batch_size must be an int of at least 1"),
         ({"prefix": 3}, "prefix must be a string"),
