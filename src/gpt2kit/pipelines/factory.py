@@ -12,7 +12,7 @@ from gpt2kit.engine import choose_engine, load_engine
 from gpt2kit.engine.heads import EngineWithHead, load_head
 from gpt2kit.errors import PipelineError
 from gpt2kit.pipelines.base import Pipeline
-from gpt2kit.pipelines.device import choose_device
+from gpt2kit.pipelines.device import choose_device, needs_placing
 from gpt2kit.pipelines.feature_extraction import FeatureExtractionPipeline
 from gpt2kit.pipelines.judging import JudgingPipeline
 from gpt2kit.pipelines.question_answering import QuestionAnsweringPipeline
@@ -22,7 +22,7 @@ from gpt2kit.pipelines.token_classification import TokenClassificationPipeline
 from gpt2kit.pipelines.zero_shot_classification import ZeroShotClassificationPipeline
 
 if TYPE_CHECKING:
-    from gpt2kit.generation import Engine
+    pass
 
 TASKS: dict[str, type[TextGenerationPipeline] | type[JudgingPipeline]] = {
     "text-generation": TextGenerationPipeline,
@@ -83,7 +83,7 @@ def pipeline(
     config: replaces the model's. tokenizer: only needed when `model` is an engine or a torch model.
     revision to allow_pickle: as for from_pretrained; token too. torch_dtype: Transformers 4's name of dtype.
     device, device_map: None or -1 for the CPU, which needs no torch; a number for an accelerator, with a
-        fall-back to the CPU.
+        fall-back to the CPU. A dict, and "auto" where there is an accelerator, are as for from_pretrained.
     dtype, quant, threads, engine: as for load_engine.
     model_kwargs: more options of from_pretrained; those that only torch has choose the torch engine.
     pipeline_class: a subclass of the task's pipeline to make instead.
@@ -117,25 +117,19 @@ def pipeline(
     if device is not None and device_map is not None:
         raise PipelineError(f"device={device!r} and device_map={device_map!r} exclude each other; give one")
     where = device if device_map is None else device_map
+    if needs_placing(device_map):
+        torch_options["device_map"], where = device_map, None
     place = choose_device(where)
     files = {"revision": revision, "token": token, **given, "allow_pickle": allow_pickle}
     run = {"dtype": dtype, "quant": quant, "threads": threads, "engine": engine}
     if model is not None and not isinstance(model, (str, os.PathLike, Checkpoint)):
         _refuse_loading_options(model, {**files, **run, **torch_options, "config": config})
-        kind = kind or TextGenerationPipeline
+        kind = kind or TASKS[_TASK_OF.get(type(model).__name__, "text-generation")]
         place_asked = None if where is None else place
         return kind(model, _load_tokenizer(tokenizer, None), device=place_asked, **options)
     checkpoint = _open(model, config, files)
     kind = kind or TASKS[_task_of(checkpoint.config)]
-    if torch_options:
-        if quant is not None or threads is not None or engine == "native":
-            raise PipelineError(
-                f"model_kwargs has {sorted(torch_options)}, which only the torch engine takes; leave out quant, "
-                "threads and engine"
-            )
-        runner = _load_torch(kind, checkpoint, dtype, place, torch_options)
-    else:
-        runner = _load(kind, checkpoint, place, run)
+    runner = _load(kind, checkpoint, place, run, torch_options)
     return kind(runner, _load_tokenizer(tokenizer, checkpoint.folder), checkpoint=checkpoint, **options)
 
 
@@ -195,16 +189,26 @@ def _open(
 
 
 def _load(
-    kind: Any, checkpoint: Checkpoint, place: str, how: dict[str, Any]
-) -> Engine | EngineWithHead | Any:
-    """Return what runs the model: an engine, an engine with a head, or a torch model with its head."""
-    if not issubclass(kind, JudgingPipeline):
+    kind: Any, checkpoint: Checkpoint, place: str, how: dict[str, Any], torch_options: dict[str, Any]
+) -> Any:
+    """Return what runs the model: an engine, an engine with a head, or a torch model with its head.
+
+    how: dtype, quant, threads and engine. torch_options: those of from_pretrained that need torch.
+    """
+    if not torch_options and not issubclass(kind, JudgingPipeline):
         return load_engine(checkpoint, device=place, **how)
-    choice = choose_engine(checkpoint.config, how["engine"], device=place)
-    if choice == "torch":
-        return _load_torch(kind, checkpoint, how["dtype"], place, {})
-    head = None if kind.head is None else load_head(checkpoint, kind.head, kind.task)
-    return EngineWithHead(load_engine(checkpoint, **how), head)
+    asked = "torch" if torch_options and how["engine"] == "auto" else how["engine"]
+    if choose_engine(checkpoint.config, asked, device=place) == "native":
+        if torch_options:
+            raise PipelineError(f"{', '.join(sorted(torch_options))}: only engine='torch' takes these")
+        head = None if kind.head is None else load_head(checkpoint, kind.head, kind.task)
+        return EngineWithHead(load_engine(checkpoint, **how), head)
+    for name in ("quant", "threads"):
+        if how[name] is not None:
+            raise PipelineError(
+                f"{name}={how[name]!r} is for the native engine, and torch runs this; leave it out"
+            )
+    return _load_torch(kind, checkpoint, how["dtype"], place, torch_options)
 
 
 def _load_torch(kind: Any, checkpoint: Checkpoint, dtype: str, place: str, options: dict[str, Any]) -> Any:

@@ -13,13 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2kit.errors import PipelineError
+from gpt2kit.pipelines.answer_spans import Span, best_spans, probabilities, word_spans
 from gpt2kit.pipelines.encode import max_tokens
-from gpt2kit.pipelines.judging import JudgingPipeline, softmax
+from gpt2kit.pipelines.judging import JudgingPipeline
 from gpt2kit.pipelines.task_options import TaskOptions
 
 Answer = dict[str, Any]
-Span = tuple[int, int]  # characters
-Floats = npt.NDArray[np.float64]
 
 _EXAMPLE = '{"question": ..., "context": ...}'
 
@@ -177,7 +176,7 @@ class QuestionAnsweringPipeline(JudgingPipeline):
                     encoded["offset_mapping"][i], encoded.sequence_ids(i), strict=True
                 )
             ]
-            windows.append(_Window(list(ids), spans, _word_spans(spans, encoded.word_ids(i))))
+            windows.append(_Window(list(ids), spans, word_spans(spans, encoded.word_ids(i))))
         return windows
 
     def _shortened(self, question: str, max_length: int) -> str:
@@ -201,9 +200,9 @@ class QuestionAnsweringPipeline(JudgingPipeline):
         for window, output in zip(windows, logits, strict=True):
             is_context = np.array([span is not None for span in window.spans])
             has_null = options.handle_impossible_answer or window.ids[0] == cls_token_id
-            start, end = _probabilities(output, is_context, has_null)
+            start, end = probabilities(output, is_context, has_null)
             null_score = min(null_score, float(start[0] * end[0])) if has_null else null_score
-            for first, last, score in _best_spans(
+            for first, last, score in best_spans(
                 start, end, is_context, options.max_answer_len, num_candidates
             ):
                 spans = window.words if options.align_to_words else window.spans
@@ -218,46 +217,6 @@ class QuestionAnsweringPipeline(JudgingPipeline):
         if options.handle_impossible_answer:
             found.append({"score": null_score, "start": 0, "end": 0, "answer": ""})
         return sorted(found, key=lambda answer: -answer["score"])[:num_answers]
-
-
-def _probabilities(
-    logits: npt.NDArray[np.float32], is_context: npt.NDArray[np.bool_], has_null: bool
-) -> tuple[Floats, Floats]:
-    """Return the probabilities (T,) of each token to begin and to end the answer, 0 outside the context.
-
-    has_null: the first token stands for "no answer" and takes part too.
-    """
-    takes_part = is_context.copy()
-    takes_part[0] |= has_null
-    masked = np.where(takes_part[:, None], logits.astype(np.float64), -np.inf)
-    return softmax(masked[:, 0]), softmax(masked[:, 1])
-
-
-def _best_spans(
-    start: Floats, end: Floats, is_context: npt.NDArray[np.bool_], max_length: int, count: int
-) -> list[tuple[int, int, float]]:
-    """Return the `count` best (first token, last token, score) of the context, the best first.
-
-    At most max_length tokens; of equals the earlier one.
-    """
-    band = np.tril(np.triu(np.outer(is_context, is_context)), max_length - 1)
-    firsts, lasts = np.nonzero(band)
-    scores = start[firsts] * end[lasts]
-    best = np.argsort(-scores, kind="stable")[:count]
-    return [(int(firsts[i]), int(lasts[i]), float(scores[i])) for i in best]
-
-
-def _word_spans(spans: Sequence[Span | None], word_ids: Sequence[int | None]) -> list[Span | None]:
-    """Return the characters of the word, as far as the window has it, that each token is of."""
-    extents: dict[int, Span] = {}
-    for span, word in zip(spans, word_ids, strict=True):
-        if span is not None and word is not None:
-            begin, end = extents.get(word, span)
-            extents[word] = (min(begin, span[0]), max(end, span[1]))
-    return [
-        span if span is None or word is None else extents[word]
-        for span, word in zip(spans, word_ids, strict=True)
-    ]
 
 
 def _examples(inputs: tuple[Any, ...], question: Any, context: Any, other: Any) -> Any:

@@ -106,6 +106,23 @@ def test_the_cpu_needs_no_notice(recwarn, place):
     assert len(recwarn) == 0
 
 
+def test_a_device_map_of_cpus_needs_no_torch(no_accelerator, tmp_path):
+    write_tiny_model(tmp_path)
+    for device_map in ({"": "cpu"}, {"transformer.wte": "cpu", "": "cpu"}, "balanced", "sequential"):
+        assert isinstance(pipeline(model=tmp_path, device_map=device_map).engine, NativeEngine)
+
+
+@pytest.mark.parametrize(
+    "device_map", ["auto", "balanced", {"": 0}, {"transformer": "cpu", "lm_head": "disk"}]
+)
+def test_a_device_map_that_needs_placing_is_torch_s_affair(monkeypatch, tmp_path, device_map):
+    monkeypatch.setattr(device, "_accelerator", lambda: "cuda")
+    assert device.needs_placing(device_map)
+    with pytest.raises(PipelineError, match="device_map: only engine='torch' takes these"):
+        write_tiny_model(tmp_path)
+        pipeline(model=tmp_path, device_map=device_map, engine="native")
+
+
 def test_a_torch_device_is_understood(no_accelerator):
     torch = pytest.importorskip("torch")
     assert device.choose_device(torch.device("cpu")) == "cpu"
@@ -190,8 +207,13 @@ def test_model_kwargs_are_loading_options(tmp_path):
     assert isinstance(pipeline(model=tmp_path, torch_dtype="float32").engine, NativeEngine)
     with pytest.raises(PipelineError, match=r'model_kwargs=\{"dtype":...\}'):
         pipeline(model=tmp_path, dtype="float32", model_kwargs={"dtype": "float32"})
-    with pytest.raises(PipelineError, match="which only the torch engine takes"):
-        pipeline(model=tmp_path, threads=1, model_kwargs={"attn_implementation": "eager"})
+    inner = {"attn_implementation": "eager"}
+    with pytest.raises(PipelineError, match="attn_implementation: only engine='torch' takes these"):
+        pipeline(model=tmp_path, engine="native", model_kwargs=inner)
+    with pytest.raises(PipelineError, match="threads=1 is for the native engine, and torch runs this"):
+        pipeline(model=tmp_path, threads=1, model_kwargs=inner)
+    with pytest.raises(PipelineError, match="threads=1 is for the native engine, and torch runs this"):
+        pipeline("feature-extraction", model=tmp_path, threads=1, engine="torch")
 
 
 def test_model_kwargs_that_only_torch_has_choose_torch(tmp_path):
