@@ -318,3 +318,46 @@ def test_transformers_reads_a_saved_pipeline(make, tmp_path):
     ours.save_pretrained(tmp_path)
     theirs = transformers.pipeline("text-classification", model=str(tmp_path))
     assert_same(ours(TEXTS, top_k=None), theirs(TEXTS, top_k=None))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(40))
+def test_random_models_texts_and_options(make, seed):
+    rng = random.Random(seed)
+    pieces = [
+        "a",
+        "the",
+        " ",
+        "  ",
+        "\n",
+        "Bath",
+        "don't",
+        "\u00e9",
+        "\u65e5",
+        ".",
+        ", ",
+        "<|endoftext|>",
+        "42",
+    ]
+    texts = ["x" + "".join(rng.choices([*pieces, " well"], k=rng.randint(1, 30))) for _ in range(5)]
+    task = rng.choice(["text-classification", "zero-shot-classification", "token-classification"])
+    names = [f"{prefix}{name}" for name in "ABC" for prefix in rng.choice([("B-", "I-"), ("",)])]
+    theirs, ours = make(task, seed=seed, tokenizer={"pad_token": "<|endoftext|>"}, **labels(tuple(names)))
+    options: dict[str, Any] = {
+        "text-classification": lambda: {
+            "top_k": rng.choice([None, 1, 3]),
+            "function_to_apply": rng.choice(["none", "sigmoid", "softmax"]),
+            "truncation": True,
+        },
+        "zero-shot-classification": lambda: {
+            "candidate_labels": rng.sample(pieces[:10], 4),
+            "multi_label": rng.random() < 0.5,
+        },
+        "token-classification": lambda: {
+            "aggregation_strategy": rng.choice(STRATEGIES[1:]),
+            "ignore_labels": rng.sample(["A", "B", "C"], rng.randint(0, 2)),
+            "stride": rng.choice([0, 5, 40]),
+        },
+    }[task]()
+    for inputs in (texts[0], texts):
+        assert_same(ours(inputs, **options), theirs(inputs, **options), f"{inputs} {options}")

@@ -1,41 +1,48 @@
 """Pipelines: a task, a model and its tokenizer behind one call.
 
 Read factory.py (what pipeline() loads), base.py, then text_generation.py, or judging.py and the task's own file.
+The files of the tasks that judge texts are loaded on first use, so that generating does not wait for them.
 """
+
+from importlib import import_module
+from typing import Any
 
 from gpt2kit.pipelines.base import Pipeline
 from gpt2kit.pipelines.call_options import ReturnType
-from gpt2kit.pipelines.entities import AggregationStrategy
 from gpt2kit.pipelines.factory import pipeline
-from gpt2kit.pipelines.feature_extraction import FeatureExtractionPipeline
 from gpt2kit.pipelines.inputs import KeyDataset, KeyPairDataset
 from gpt2kit.pipelines.prompts import PLAIN_CHAT_TEMPLATE
-from gpt2kit.pipelines.question_answering import QuestionAnsweringPipeline
 from gpt2kit.pipelines.streamers import TextIteratorStreamer, TextStreamer
-from gpt2kit.pipelines.text_classification import ClassificationFunction, TextClassificationPipeline
 from gpt2kit.pipelines.text_generation import TextGenerationPipeline, TextPiece
-from gpt2kit.pipelines.token_classification import TokenClassificationPipeline
-from gpt2kit.pipelines.zero_shot_classification import ZeroShotClassificationPipeline
 
-NerPipeline = TokenClassificationPipeline
+# Public name -> the module that defines it.
+_MODULES = {
+    "AggregationStrategy": "entities",
+    "ClassificationFunction": "text_classification",
+    "FeatureExtractionPipeline": "feature_extraction",
+    "NerPipeline": "token_classification",
+    "QuestionAnsweringPipeline": "question_answering",
+    "TextClassificationPipeline": "text_classification",
+    "TokenClassificationPipeline": "token_classification",
+    "ZeroShotClassificationPipeline": "zero_shot_classification",
+}
 
 __all__ = [
     "PLAIN_CHAT_TEMPLATE",
-    "AggregationStrategy",
-    "ClassificationFunction",
-    "FeatureExtractionPipeline",
     "KeyDataset",
     "KeyPairDataset",
-    "NerPipeline",
     "Pipeline",
-    "QuestionAnsweringPipeline",
     "ReturnType",
-    "TextClassificationPipeline",
     "TextGenerationPipeline",
     "TextIteratorStreamer",
     "TextPiece",
     "TextStreamer",
-    "TokenClassificationPipeline",
-    "ZeroShotClassificationPipeline",
     "pipeline",
+    *_MODULES,
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'gpt2kit.pipelines' has no attribute {name!r}")
+    return getattr(import_module(f"gpt2kit.pipelines.{_MODULES[name]}"), name)

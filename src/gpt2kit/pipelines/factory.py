@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gpt2kit.checkpoint import Checkpoint, open_checkpoint
 from gpt2kit.config import AutoConfig, GPT2Config
 from gpt2kit.engine import choose_engine, load_engine
-from gpt2kit.engine.heads import EngineWithHead, load_head
 from gpt2kit.errors import PipelineError
 from gpt2kit.pipelines.base import Pipeline
 from gpt2kit.pipelines.device import choose_device, needs_placing
-from gpt2kit.pipelines.feature_extraction import FeatureExtractionPipeline
-from gpt2kit.pipelines.judging import JudgingPipeline
-from gpt2kit.pipelines.question_answering import QuestionAnsweringPipeline
-from gpt2kit.pipelines.text_classification import TextClassificationPipeline
-from gpt2kit.pipelines.text_generation import TextGenerationPipeline
-from gpt2kit.pipelines.token_classification import TokenClassificationPipeline
-from gpt2kit.pipelines.zero_shot_classification import ZeroShotClassificationPipeline
 
-if TYPE_CHECKING:
-    pass
-
-TASKS: dict[str, type[TextGenerationPipeline] | type[JudgingPipeline]] = {
-    "text-generation": TextGenerationPipeline,
-    "feature-extraction": FeatureExtractionPipeline,
-    "text-classification": TextClassificationPipeline,
-    "token-classification": TokenClassificationPipeline,
-    "zero-shot-classification": ZeroShotClassificationPipeline,
-    "question-answering": QuestionAnsweringPipeline,
+# Task -> module and class of its pipeline.
+TASKS = {
+    "text-generation": "text_generation:TextGenerationPipeline",
+    "feature-extraction": "feature_extraction:FeatureExtractionPipeline",
+    "text-classification": "text_classification:TextClassificationPipeline",
+    "token-classification": "token_classification:TokenClassificationPipeline",
+    "zero-shot-classification": "zero_shot_classification:ZeroShotClassificationPipeline",
+    "question-answering": "question_answering:QuestionAnsweringPipeline",
 }
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 
@@ -124,11 +115,11 @@ def pipeline(
     run = {"dtype": dtype, "quant": quant, "threads": threads, "engine": engine}
     if model is not None and not isinstance(model, (str, os.PathLike, Checkpoint)):
         _refuse_loading_options(model, {**files, **run, **torch_options, "config": config})
-        kind = kind or TASKS[_TASK_OF.get(type(model).__name__, "text-generation")]
+        kind = kind or _class_of(_TASK_OF.get(type(model).__name__, "text-generation"))
         place_asked = None if where is None else place
         return kind(model, _load_tokenizer(tokenizer, None), device=place_asked, **options)
     checkpoint = _open(model, config, files)
-    kind = kind or TASKS[_task_of(checkpoint.config)]
+    kind = kind or _class_of(_task_of(checkpoint.config))
     runner = _load(kind, checkpoint, place, run, torch_options)
     return kind(runner, _load_tokenizer(tokenizer, checkpoint.folder), checkpoint=checkpoint, **options)
 
@@ -139,12 +130,17 @@ def _pipeline_class(task: str | None, pipeline_class: Any) -> Any:
         known = ", ".join(sorted([*TASKS, *ALIASES]))
         raise PipelineError(f"Unknown task {task}, available tasks are {known}")
     if pipeline_class is None:
-        return None if task is None else TASKS[ALIASES.get(task, task)]
+        return None if task is None else _class_of(ALIASES.get(task, task))
     if not (isinstance(pipeline_class, type) and issubclass(pipeline_class, Pipeline)):
         raise PipelineError(
             f"pipeline_class must be a subclass of one of gpt2kit.pipelines' classes, got {pipeline_class!r}"
         )
     return pipeline_class
+
+
+def _class_of(task: str) -> Any:
+    module, _, name = TASKS[task].partition(":")
+    return getattr(import_module(f"gpt2kit.pipelines.{module}"), name)
 
 
 def _task_of(config: GPT2Config) -> str:
@@ -195,12 +191,14 @@ def _load(
 
     how: dtype, quant, threads and engine. torch_options: those of from_pretrained that need torch.
     """
-    if not torch_options and not issubclass(kind, JudgingPipeline):
+    if not torch_options and kind.task == "text-generation":
         return load_engine(checkpoint, device=place, **how)
     asked = "torch" if torch_options and how["engine"] == "auto" else how["engine"]
     if choose_engine(checkpoint.config, asked, device=place) == "native":
         if torch_options:
             raise PipelineError(f"{', '.join(sorted(torch_options))}: only engine='torch' takes these")
+        from gpt2kit.engine.heads import EngineWithHead, load_head
+
         head = None if kind.head is None else load_head(checkpoint, kind.head, kind.task)
         return EngineWithHead(load_engine(checkpoint, **how), head)
     for name in ("quant", "threads"):
@@ -214,9 +212,9 @@ def _load(
 def _load_torch(kind: Any, checkpoint: Checkpoint, dtype: str, place: str, options: dict[str, Any]) -> Any:
     """Return a torch model of the task's class."""
     from gpt2kit import model as models
-    from gpt2kit.engine.heads import HEAD_CLASSES
+    from gpt2kit.engine.heads import HEAD_CLASSES, load_head
 
-    if not issubclass(kind, JudgingPipeline):
+    if kind.task == "text-generation":
         name = "GPT2LMHeadModel"
     elif kind.head is None:
         name = "GPT2Model"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpt2kit.checkpoint import Checkpoint
 from gpt2kit.engine import load_engine
-from gpt2kit.engine.heads import EngineWithHead, NetworkWithHead
 from gpt2kit.errors import PipelineError
 from gpt2kit.generation import Engine
 from gpt2kit.pipelines.device import choose_device
+
+if TYPE_CHECKING:
+    from gpt2kit.engine.heads import NetworkWithHead
 
 
 def as_engine(model: Any, device: Any = None) -> Engine:
@@ -59,6 +61,8 @@ def as_network(model: Any, head: str | None, task: str, device: Any = None) -> N
             raise PipelineError(
                 f"an engine has no head, and {task} needs one; pass the folder of a model, or an EngineWithHead"
             )
+        from gpt2kit.engine.heads import EngineWithHead
+
         return EngineWithHead(model)
     raise PipelineError(
         f"model must be a folder, a hub name, a Checkpoint, a torch model or an EngineWithHead, got {model!r:.80}"

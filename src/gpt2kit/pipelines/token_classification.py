@@ -184,6 +184,9 @@ class TokenClassificationPipeline(JudgingPipeline):
         ]
 
 
+NerPipeline = TokenClassificationPipeline  # Transformers' other name
+
+
 def _is_words(item: Any) -> bool:
     return isinstance(item, (list, tuple)) and len(item) > 0 and all(isinstance(word, str) for word in item)
 

@@ -226,3 +226,14 @@ def test_no_torch_is_imported_where_no_torch_model_is_given(task, folders):
         "assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_generating_loads_no_other_task_and_every_name_is_there():
+    code = (
+        "import sys, gpt2kit.pipelines as p\n"
+        "assert 'gpt2kit.pipelines.judging' not in sys.modules\n"
+        "assert all(getattr(p, name) for name in p.__all__)\n"
+        "assert p.NerPipeline is p.TokenClassificationPipeline\n"
+        "assert not hasattr(p, 'nothing')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
