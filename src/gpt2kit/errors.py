@@ -8,6 +8,7 @@
       TokenizerError (ValueError)      a vocabulary that is damaged, or text that cannot be encoded as asked
       GenerationError (ValueError)     options that contradict each other, or a prompt that does not fit
       ScoringError (ValueError)        a text or an option that cannot be scored
+      PipelineError (ValueError)       an input or an option that a pipeline's task cannot take
       EngineError (RuntimeError)       an engine that cannot do what was asked of it
       MissingDependencyError (ImportError)  an optional package that is not installed
 
@@ -46,6 +47,10 @@ class GenerationError(GPT2Error, ValueError):
 
 class ScoringError(GPT2Error, ValueError):
     """A text cannot be scored with this model and these options."""
+
+
+class PipelineError(GPT2Error, ValueError):
+    """A pipeline was given an input or an option that its task cannot take."""
 
 
 class EngineError(GPT2Error, RuntimeError):

@@ -250,7 +250,7 @@ def test_the_python_loop_gives_the_same_text(run, expected):
         (["hi", "-t", "0", "--top-k", "3"], 2, "--temperature 0 excludes --top-k"),
         (["hi", "--greedy", "-N", "2"], 2, "--greedy excludes --num-return-sequences"),
         (["hi", "--keep-stop"], 2, "--keep-stop needs --stop"),
-        (["hi", "--task", "translation"], 2, "'translation' is not 'text-generation'"),
+        (["hi", "--task", "translation"], 2, "'translation' is not one of 'text-generation'"),
         (["hi", "--threads", "0"], 2, "0 is not in the range"),
         (["hi", "-n", "0"], 1, "max_new_tokens must be at least 1"),
         (["hi", "-n", "200"], 1, "n_positions is 128"),

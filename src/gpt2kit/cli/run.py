@@ -1,4 +1,4 @@
-"""gpt2kit run: continue a text."""
+"""gpt2kit run: continue a text. The other tasks of --task are in judge.py."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2kit.cli.console import print_json, visible
+from gpt2kit.cli.judge import TASKS, judge, judging_options, refuse_foreign_options
 from gpt2kit.cli.loading import engine_name, engine_options, load_model
 from gpt2kit.cli.options import debug_option, file_option, json_option, model_option, read_text
 
@@ -48,7 +49,10 @@ _EARLY_STOPPING = {"false": False, "true": True, "never": "never"}
     "-t", "--temperature", "--temp", type=float, metavar="X", help="Higher is wilder; 0 is greedy [0.7]."
 )
 @click.option(
-    "--top-k", type=int, metavar="N", help="Choose among the N most probable tokens; 0 for all [50]."
+    "--top-k",
+    type=int,
+    metavar="N",
+    help="Choose among the N most probable tokens; 0 for all [50]. Other tasks: the N best labels or answers.",
 )
 @click.option("--top-p", type=float, metavar="P", help="Choose among the top tokens that hold probability P.")
 @click.option("--min-p", type=float, metavar="P", help="Drop tokens below P times the most probable one.")
@@ -78,20 +82,31 @@ _EARLY_STOPPING = {"false": False, "true": True, "never": "never"}
 @click.option("-v", "--verbose", is_flag=True, help="Print timings on stderr.")
 @click.option("-q", "--quiet", is_flag=True, help="No notices on stderr.")
 @click.option(
-    "--task", type=click.Choice(["text-generation"]), help="For those used to it; there is one task."
+    "--task",
+    type=click.Choice(["text-generation", *TASKS]),
+    default="text-generation",
+    metavar="TASK",
+    help=f"text-generation [default], {', '.join(TASKS)}.",
 )
+@judging_options
 @engine_options
 @debug_option
 def run(prompt: str | None, file: Path | None, model: str | None, **given: Any) -> None:
     """Continue PROMPT with a GPT-2 and print the text as it comes.
 
     PROMPT comes from the argument, from -f FILE or from stdin. Text goes to stdout, all else to stderr.
+    With another --task the text is judged by a model that was trained for it.
 
     \b
     gpt2kit run "Hello, I'm a language model"
     echo "Once upon a time" | gpt2kit run -m gpt2 --greedy -n 40
     gpt2kit run --task text-generation --model gpt2 --device 0 < prompt.txt
+    gpt2kit run --task text-classification --model ./sentiment "A fine film."
     """
+    refuse_foreign_options(given["task"])
+    if given["task"] != "text-generation":
+        judge(given["task"], prompt, file, model, given)
+        return
     start = time.perf_counter()
     options = _generation_options(given)
     text = read_text(prompt, file, "prompt")
