@@ -1,27 +1,150 @@
-"""The table of generation options: which are supported, their checks, and why the others are not."""
+"""The tables of generation options: what each may be, their defaults, and which nothing acts on, and why."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
+from gpt2kit.config.compile_config import CompileConfig
+from gpt2kit.config.generation_checks import (
+    Check,
+    boolean,
+    choice,
+    decay,
+    forced_words,
+    instance,
+    integer,
+    layers,
+    number,
+    objects,
+    sequence_bias,
+    strings,
+    token_id_list,
+    token_ids,
+    words,
+)
+from gpt2kit.config.watermarking import watermarking_config
 from gpt2kit.errors import GenerationError
+
+# Every field and what it may be besides None, in the order of Transformers' documentation.
+CHECKS: dict[str, Check] = {
+    "max_length": integer(1),
+    "max_new_tokens": integer(1),
+    "min_length": integer(0),
+    "min_new_tokens": integer(0),
+    "early_stopping": choice(True, False, "never"),
+    "max_time": number("over 0 (seconds)", lambda x: x > 0.0),
+    "stop_strings": strings,
+    "do_sample": boolean,
+    "num_beams": integer(1),
+    "use_mtp": boolean,
+    "use_cache": boolean,
+    "cache_implementation": choice(
+        "dynamic",
+        "static",
+        "offloaded",
+        "offloaded_static",
+        "quantized",
+        "paged",
+        # Second names of static caches in files of older releases.
+        "sliding_window",
+        "hybrid",
+        "hybrid_chunked",
+        "offloaded_hybrid",
+        "offloaded_hybrid_chunked",
+    ),
+    "cache_config": instance(dict, "a dict of the cache's arguments"),
+    "max_cache_len": integer(1),
+    "temperature": number("over 0", lambda x: x > 0.0),
+    "top_k": integer(0),
+    "top_p": number("from 0 to 1", lambda x: 0.0 <= x <= 1.0),
+    "min_p": number("from 0 to 1", lambda x: 0.0 <= x <= 1.0),
+    "top_h": number("over 0 and at most 1", lambda x: 0.0 < x <= 1.0),
+    "typical_p": number("over 0 and at most 1", lambda x: 0.0 < x <= 1.0),
+    "epsilon_cutoff": number("from 0 to below 1", lambda x: 0.0 <= x < 1.0),
+    "eta_cutoff": number("from 0 to below 1", lambda x: 0.0 <= x < 1.0),
+    "repetition_penalty": number("over 0", lambda x: x > 0.0),
+    "encoder_repetition_penalty": number("over 0", lambda x: x > 0.0),
+    "length_penalty": number("a finite number", lambda x: True),
+    "no_repeat_ngram_size": integer(0),
+    "bad_words_ids": words,
+    "renormalize_logits": boolean,
+    "forced_bos_token_id": integer(0),
+    "forced_eos_token_id": token_ids,
+    "remove_invalid_values": boolean,
+    "exponential_decay_length_penalty": decay,
+    "suppress_tokens": token_id_list,
+    "begin_suppress_tokens": token_id_list,
+    "sequence_bias": sequence_bias,
+    "token_healing": boolean,
+    "guidance_scale": number("a finite number", lambda x: True),
+    "watermarking_config": lambda name, value: watermarking_config(value),
+    "num_return_sequences": integer(1),
+    "output_attentions": boolean,
+    "output_hidden_states": boolean,
+    "output_scores": boolean,
+    "output_logits": boolean,
+    "return_dict_in_generate": boolean,
+    "pad_token_id": integer(0),
+    "bos_token_id": integer(0),
+    "eos_token_id": token_ids,
+    "encoder_no_repeat_ngram_size": integer(0),
+    "decoder_start_token_id": token_ids,
+    "is_assistant": boolean,
+    "num_assistant_tokens": integer(1),
+    "num_assistant_tokens_schedule": choice("constant", "heuristic", "heuristic_transient"),
+    "assistant_confidence_threshold": number("from 0 to 1", lambda x: 0.0 <= x <= 1.0),
+    "prompt_lookup_num_tokens": integer(1),
+    "max_matching_ngram_size": integer(1),
+    "assistant_early_exit": integer(1),
+    "assistant_lookbehind": integer(1),
+    "target_lookbehind": integer(1),
+    "assistant_ensemble_weight": number("between 0 and 1", lambda x: 0.0 < x < 1.0),
+    "speculation_type": choice("dflash"),
+    "compile_config": instance(CompileConfig, "a CompileConfig"),
+    "disable_compile": boolean,
+    "continuous_batching_config": instance(object, "an object"),
+    "low_memory": boolean,
+    "penalty_alpha": number("from 0 to 1", lambda x: 0.0 <= x <= 1.0),
+    "dola_layers": layers,
+    "diversity_penalty": number("at least 0", lambda x: x >= 0.0),
+    "num_beam_groups": integer(1),
+    "constraints": objects,
+    "force_words_ids": forced_words,
+    "prefill_chunk_size": integer(1),
+    "long_generation": choice("slide"),
+}
 
 # What Transformers uses for a field that nobody set.
 DEFAULTS: dict[str, Any] = {
     "max_length": 20,
     "min_length": 0,
     "do_sample": False,
+    "use_cache": True,
+    "early_stopping": False,
+    "num_beams": 1,
     "temperature": 1.0,
     "top_k": 50,
     "top_p": 1.0,
     "typical_p": 1.0,
+    "repetition_penalty": 1.0,
+    "length_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "num_return_sequences": 1,
+    "output_scores": False,
+    "return_dict_in_generate": False,
+    "remove_invalid_values": False,
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
-    "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "num_return_sequences": 1,
+    "encoder_repetition_penalty": 1.0,
+    "num_assistant_tokens": 20,
+    "num_assistant_tokens_schedule": "constant",
+    "assistant_confidence_threshold": 0.4,
+    "assistant_lookbehind": 10,
+    "target_lookbehind": 10,
+    "num_beam_groups": 1,
+    "diversity_penalty": 0.0,
 }
 
 # Only used when sampling, with the values that switch them off.
@@ -30,6 +153,7 @@ SAMPLING_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "top_k": (0, 50),
     "top_p": (1.0,),
     "min_p": (0.0,),
+    "top_h": (0.0,),  # not 1: that still keeps the first 100 tokens only
     "typical_p": (1.0,),
     "epsilon_cutoff": (0.0,),
     "eta_cutoff": (0.0,),
@@ -41,7 +165,7 @@ _NO_OUTPUTS = "generation returns token ids only; use engine.forward for logits 
 _NO_PROCESSOR = "this processor is not available; pass a callable in logits_processor instead"
 _NO_CACHE_CHOICE = "the cache grows as needed and is never quantised or offloaded"
 
-# Transformers' other fields: the values that change nothing, and the reason why no other is taken.
+# Fields that no code acts on: the values that change nothing, and why no other can be generated with.
 UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "num_beams": ((1,), _NO_BEAMS),
     "early_stopping": ((False,), _NO_BEAMS),
@@ -93,6 +217,7 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "prompt_lookup_num_tokens": ((), _NO_ASSISTANT),
     "max_matching_ngram_size": ((), _NO_ASSISTANT),
     "speculation_type": ((), _NO_ASSISTANT),
+    "long_generation": ((), "text longer than n_positions is not available"),
 }
 
 # Arguments of Transformers' generate() that belong beside a configuration, not in it.
@@ -109,7 +234,9 @@ _CALL_ARGUMENTS = (
 
 
 def check_supported(name: str, value: Any) -> None:
-    """Raise GenerationError, with the reason, for a value that asks for something we cannot do."""
+    """Raise GenerationError, with the reason, for a checked value that asks for something we cannot do."""
+    if name not in UNSUPPORTED:
+        return
     neutral, reason = UNSUPPORTED[name]
     if value is None or any(
         value == ok and isinstance(value, bool) == isinstance(ok, bool) for ok in neutral
@@ -125,95 +252,17 @@ def unknown_message(name: str, others: Iterable[str] = ()) -> str:
         return f"{name} is not a generation option; pass it to the generating call itself, if it takes one"
     import difflib
 
-    near = difflib.get_close_matches(name, [*others, *CHECKS, *UNSUPPORTED], n=1)
+    near = difflib.get_close_matches(name, [*others, *CHECKS], n=1)
     hint = (
-        f"; did you mean {near[0]}?" if near else f"; known options: {', '.join(sorted([*others, *CHECKS]))}"
+        f"; did you mean {near[0]}?"
+        if near
+        else f"; known options: {', '.join(sorted({*others, *CHECKS} - UNSUPPORTED.keys()))}"
     )
     return f"there is no generation option {name!r}{hint}"
 
 
 def check_value(name: str, value: Any) -> Any:
-    """Return the value of a supported field in its plain type; raises GenerationError for others."""
+    """Return the value of a field in its plain type; raises GenerationError for what it may not be."""
     if value is None:
         return None
     return CHECKS[name](name, value)
-
-
-def _integer(at_least: int) -> Callable[[str, Any], int]:
-    def check(name: str, value: Any) -> int:
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise GenerationError(f"{name} must be an int of at least {at_least}, got {value!r}")
-        number = int(value.__index__())
-        if number < at_least:
-            raise GenerationError(f"{name} must be at least {at_least}, got {number}")
-        return number
-
-    return check
-
-
-def _number(allowed: str, is_allowed: Callable[[float], bool]) -> Callable[[str, Any], float]:
-    def check(name: str, value: Any) -> float:
-        if isinstance(value, bool) or not hasattr(value, "__float__"):
-            raise GenerationError(f"{name} must be a number {allowed}, got {value!r}")
-        number = float(value)
-        if not math.isfinite(number) or not is_allowed(number):
-            hint = (
-                "; for greedy decoding set do_sample=False" if name == "temperature" and number == 0.0 else ""
-            )
-            raise GenerationError(f"{name} must be {allowed}, got {value!r}{hint}")
-        return number
-
-    return check
-
-
-def _boolean(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise GenerationError(f"{name} must be True or False, got {value!r}")
-    return value
-
-
-def _strings(name: str, value: Any) -> list[str]:
-    strings = [value] if isinstance(value, str) else value
-    if not isinstance(strings, (list, tuple)) or not all(isinstance(item, str) and item for item in strings):
-        raise GenerationError(f"{name} must be a string or a list of strings, none empty, got {value!r}")
-    return list(strings)
-
-
-def _token_ids(name: str, value: Any) -> int | list[int]:
-    if isinstance(value, (list, tuple)):
-        return [_integer(0)(name, item) for item in value]
-    return _integer(0)(name, value)
-
-
-def _words(name: str, value: Any) -> list[list[int]]:
-    if not isinstance(value, (list, tuple)) or not all(
-        isinstance(word, (list, tuple)) and word for word in value
-    ):
-        raise GenerationError(f"{name} must be a list of non-empty lists of token ids, got {value!r}")
-    return [[_integer(0)(name, token_id) for token_id in word] for word in value]
-
-
-# Every supported field and its check, in the order of Transformers' documentation.
-CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "max_length": _integer(1),
-    "max_new_tokens": _integer(1),
-    "min_length": _integer(0),
-    "min_new_tokens": _integer(0),
-    "max_time": _number("over 0 (seconds)", lambda x: x > 0.0),
-    "stop_strings": _strings,
-    "do_sample": _boolean,
-    "temperature": _number("over 0", lambda x: x > 0.0),
-    "top_k": _integer(0),
-    "top_p": _number("from 0 to 1", lambda x: 0.0 <= x <= 1.0),
-    "min_p": _number("from 0 to 1", lambda x: 0.0 <= x <= 1.0),
-    "typical_p": _number("over 0 and at most 1", lambda x: 0.0 < x <= 1.0),
-    "epsilon_cutoff": _number("from 0 to below 1", lambda x: 0.0 <= x < 1.0),
-    "eta_cutoff": _number("from 0 to below 1", lambda x: 0.0 <= x < 1.0),
-    "repetition_penalty": _number("over 0", lambda x: x > 0.0),
-    "no_repeat_ngram_size": _integer(0),
-    "bad_words_ids": _words,
-    "num_return_sequences": _integer(1),
-    "pad_token_id": _integer(0),
-    "bos_token_id": _integer(0),
-    "eos_token_id": _token_ids,
-}

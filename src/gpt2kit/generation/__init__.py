@@ -1,6 +1,6 @@
 """Generation: options, logits processors, sampling, stopping and the loop, over any engine, in numpy.
 
-Read options.py (what the configuration comes to), loop.py (the loop), then processors.py, sampling.py and
+Read options.py (what the configuration comes to), loop.py and row_loop.py (the loop), then processors.py, sampling.py and
 random.py (how a token is chosen) and text.py (stop strings).
 """
 

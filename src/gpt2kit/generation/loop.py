@@ -1,6 +1,6 @@
 """generate(): the way from prompts to new token ids, over any engine.
 
-With standard options an engine that brings its own loop runs it; otherwise the Python loop here does. Both
+With standard options an engine that brings its own loop runs it; otherwise RowLoop does. Both
 choose the same ids: the arithmetic is fixed in processors.py and sampling.py, the random numbers in
 random.py.
 """
@@ -8,23 +8,19 @@ random.py.
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from gpt2kit.config import GenerationConfig
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation.options import Options, merge, resolve
-from gpt2kit.generation.processors import LogitsProcessor, Scores, build_processors, checked_custom, process
+from gpt2kit.generation.processors import LogitsProcessor, checked_custom
 from gpt2kit.generation.protocol import Engine, NativeLoop
 from gpt2kit.generation.protocol import Sequence as CachedSequence
-from gpt2kit.generation.random import coin, seeds_for
-from gpt2kit.generation.rows import Generated, OnText, OnToken, RowWatch
-from gpt2kit.generation.sampling import sample
+from gpt2kit.generation.random import seeds_for
+from gpt2kit.generation.row_loop import RowLoop, StoppingCriterion
+from gpt2kit.generation.rows import Generated, OnText, OnToken, RowWatch, Wanted
 from gpt2kit.generation.text import RowText
-
-# (ids of the whole sequence with the token just chosen, scores it was chosen from) -> True to end the row
-StoppingCriterion = Callable[[list[int], Scores], bool]
 
 DEFAULT_NEW_TOKENS = 20
 DEFAULT_MAX_ROWS = 64
@@ -83,6 +79,8 @@ def generate_merged(
     trim_stop_strings: bool = False,
     skip_special_tokens: bool = True,
     max_rows: int = DEFAULT_MAX_ROWS,
+    starts: Sequence[CachedSequence] | None = None,
+    keep_sequences: bool = False,
 ) -> list[Generated]:
     """Do what generate does with layers of options that are joined already.
 
@@ -98,10 +96,14 @@ def generate_merged(
     skip_special_tokens: leave special tokens out of the text.
     max_rows: how many rows run at once; it bounds memory and changes no result. The rows of one prompt always
         run together.
+    starts: a sequence of the engine for each prompt that already holds its first `length` ids; it is extended
+        and freed like the loop's own.
+    keep_sequences: leave every row's sequence alive in Generated.sequence.
 
     Raises GenerationError before any work for options that cannot be met, and for scores that leave no
     choice.
     """
+    wanted = Wanted.of(merged, sequence=keep_sequences)
     token_prompts = _checked_prompts(engine, prompts, merged)
     prompt_lengths = [len(prompt) for prompt in token_prompts]
     options = resolve(merged, engine.config, prompt_lengths, default_new_tokens=default_new_tokens)
@@ -136,15 +138,19 @@ def generate_merged(
     has_callback = on_token is not None or on_text is not None
     is_watched = has_callback or bool(options.stop_strings) or deadline is not None
     observer = observe if is_watched else None
-    if is_standard(engine, logits_processor, stopping_criteria):
+    if is_standard(engine, logits_processor, stopping_criteria) and not wanted and starts is None:
         assert isinstance(engine, NativeLoop)
         rows = engine.generate_native(token_prompts, options, seeds, on_token=observer, max_rows=max_rows)
-    else:
-        custom = [checked_custom(processor) for processor in logits_processor]
-        rows = _PythonLoop(engine, token_prompts, options, seeds, custom, stopping_criteria, observer).run(
-            max_rows
-        )
-    return [watch.finish(ids, was_observed=is_watched) for watch, ids in zip(watches, rows, strict=True)]
+        return [watch.finish(ids, was_observed=is_watched) for watch, ids in zip(watches, rows, strict=True)]
+    custom = [checked_custom(processor) for processor in logits_processor]
+    loop = RowLoop(engine, token_prompts, options, seeds, custom, stopping_criteria, observer, wanted, starts)
+    generated = []
+    for watch, row in zip(watches, loop.run(max_rows), strict=True):
+        result = watch.finish(row.new_ids, was_observed=is_watched)
+        result.steps = row.steps if wanted else None
+        result.sequence = row.sequence if wanted.sequence else None
+        generated.append(result)
+    return generated
 
 
 def is_standard(
@@ -154,103 +160,6 @@ def is_standard(
 ) -> bool:
     """Return True when the engine has its own loop and no Python code has to see the scores."""
     return isinstance(engine, NativeLoop) and not logits_processor and not stopping_criteria
-
-
-class _Row:
-    """A row that is growing."""
-
-    def __init__(self, prompt_index: int, row: int, sequence: CachedSequence, prompt: list[int]) -> None:
-        self.prompt_index = prompt_index
-        self.row = row
-        self.sequence = sequence
-        self.ids = list(prompt)  # prompt and new ids
-        self.chain: list[LogitsProcessor] = []
-
-
-class _PythonLoop:
-    """Runs all prompts: rows join the batch while there is room and leave it when they end."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        prompts: list[list[int]],
-        options: Options,
-        seeds: list[int],
-        custom: Sequence[LogitsProcessor],
-        stopping_criteria: Sequence[StoppingCriterion],
-        on_token: OnToken | None,
-    ) -> None:
-        self._engine = engine
-        self._prompts = prompts
-        self._options = options
-        self._seeds = seeds
-        self._custom = custom
-        self._stopping_criteria = stopping_criteria
-        self._on_token = on_token
-        self._done: dict[tuple[int, int], list[int]] = {}
-
-    def run(self, max_rows: int) -> list[list[int]]:
-        """Return the new ids of all rows, prompt by prompt."""
-        waiting = deque(range(len(self._prompts)))
-        active: list[_Row] = []
-        try:
-            while waiting or active:
-                room = max_rows - len(active)
-                joining = [
-                    waiting.popleft() for _ in range(min(len(waiting), self._num_joining(room, bool(active))))
-                ]
-                self._step(active, joining)
-        finally:
-            for row in active:
-                row.sequence.free()
-        return [self._done[key] for key in sorted(self._done)]
-
-    def _num_joining(self, room: int, has_active: bool) -> int:
-        num_prompts = room // self._options.num_return_sequences
-        return num_prompts if has_active else max(1, num_prompts)
-
-    def _step(self, active: list[_Row], joining: list[int]) -> None:
-        """Run one forward pass: one token for each active row, the whole prompt for each that joins."""
-        starts = []
-        for prompt_index in joining:
-            starts.append(_Row(prompt_index, 0, self._engine.new_sequence(), self._prompts[prompt_index]))
-        num_active = len(active)
-        active.extend(starts)
-        work = [(row.sequence, row.ids[-1:]) for row in active[:num_active]]
-        work += [(row.sequence, row.ids) for row in starts]
-        outputs = self._engine.forward(work, logits="last")
-        scores = [output.logits for output in outputs]
-        for start, start_scores in zip(starts, scores[num_active:], strict=True):
-            prompt = self._prompts[start.prompt_index]
-            start.chain = build_processors(self._options, start.prompt_index, len(prompt), self._custom)
-            for index in range(1, self._options.num_return_sequences):
-                twin = _Row(start.prompt_index, index, start.sequence.fork(), prompt)
-                twin.chain = start.chain
-                active.append(twin)
-                scores.append(start_scores)
-        still_active = []
-        for row, row_scores in zip(active, scores, strict=True):
-            assert row_scores is not None
-            if self._choose(row, row_scores):
-                self._done[row.prompt_index, row.row] = row.ids[len(self._prompts[row.prompt_index]) :]
-                row.sequence.free()
-            else:
-                still_active.append(row)
-        active[:] = still_active
-
-    def _choose(self, row: _Row, logits: Scores) -> bool:
-        """Append the next token to the row and return True when the row ends with it."""
-        options = self._options
-        scores = process(row.chain, row.ids, logits)
-        chance = coin(self._seeds[row.prompt_index], row.row, len(row.ids)) if options.do_sample else None
-        token_id = sample(scores, chance)
-        row.ids.append(token_id)
-        num_new = len(row.ids) - len(self._prompts[row.prompt_index])
-        is_done = token_id in options.eos_token_ids or num_new >= options.max_new_tokens[row.prompt_index]
-        if self._on_token is not None and self._on_token(row.prompt_index, row.row, token_id):
-            is_done = True
-        # Every criterion is asked, so that one with a memory sees every token.
-        return any([bool(criterion(row.ids, scores)) for criterion in self._stopping_criteria]) or is_done
 
 
 def _checked_prompts(

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpt2kit.config import GenerationConfig, GPT2Config
-from gpt2kit.config.generation_fields import CHECKS, DEFAULTS, SAMPLING_NEUTRAL, UNSUPPORTED, check_supported
+from gpt2kit.config.generation_fields import (
+    CHECKS,
+    DEFAULTS,
+    SAMPLING_NEUTRAL,
+    UNSUPPORTED,
+    check_supported,
+    unknown_message,
+)
 from gpt2kit.errors import GenerationError
 
 
@@ -49,28 +56,34 @@ def merge(
     """Join the layers, first one wins: options of the call, config passed, the model's own, defaults.
 
     A length in one layer hides the lengths (max_length, max_new_tokens) of the layers below it, and sampling
-    options of `defaults` are taken only when sampling. Warns when sampling options of the call or of
-    `config` have no effect.
+    options of `defaults` are taken only when sampling. Warns when options of the call or of `config` have no
+    effect.
     """
     merged = GenerationConfig()
     asked = GenerationConfig()
-    asked.update(**options)
+    for name, value in options.items():
+        if name not in CHECKS:
+            raise GenerationError(unknown_message(name))
+        setattr(asked, name, value)
     if config is not None:
-        _fill(asked, config.to_diff_dict())
-        asked.carried = config.carried | asked.carried
-    _fill(merged, asked.to_diff_dict())
+        _fill(asked, config.options())
+    _fill(merged, asked.options())
     if model_config is not None:
-        _fill(merged, model_config.to_diff_dict())
+        _fill(merged, model_config.options())
     for name in UNSUPPORTED:
-        check_supported(name, _first_set(name, asked, model_config))
+        check_supported(name, getattr(merged, name))
     if defaults is not None:
         do_sample = merged.do_sample if merged.do_sample is not None else defaults.get("do_sample", False)
         _fill(merged, {k: v for k, v in defaults.items() if do_sample or k not in SAMPLING_NEUTRAL})
     merged.validate()
-    asked.do_sample = merged.do_sample
-    unused = asked.unused_sampling_options()
+    reasons = merged.without_effect()
+    unused = [
+        f"{name}={getattr(asked, name)!r} has no effect: {reasons[name]}"
+        for name in reasons
+        if getattr(asked, name) is not None
+    ]
     if unused:
-        warnings.warn(f"{', '.join(unused)} has no effect: do_sample is not True", UserWarning, stacklevel=3)
+        warnings.warn("; ".join(unused), UserWarning, stacklevel=3)
     return merged
 
 
@@ -136,14 +149,8 @@ def _fill(target: GenerationConfig, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if has_length and name in ("max_length", "max_new_tokens"):
             continue
-        if name in CHECKS and getattr(target, name) is None:
+        if getattr(target, name) is None:
             setattr(target, name, value)
-
-
-def _first_set(name: str, *layers: GenerationConfig | None) -> Any:
-    """Return the value of the highest layer that sets a field."""
-    values = (layer.carried.get(name) for layer in layers if layer is not None)
-    return next((value for value in values if value is not None), None)
 
 
 def _eos_token_ids(merged: GenerationConfig, model: GPT2Config) -> tuple[int, ...]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from gpt2kit.config import GenerationConfig
 from gpt2kit.generation.options import Options
+from gpt2kit.generation.protocol import Array, Output, Sequence
 from gpt2kit.generation.text import RowText
 
 # (prompt_index, row, token_id) -> True to end this row. `row` counts the num_return_sequences of one prompt.
@@ -14,6 +16,68 @@ OnToken = Callable[[int, int, int], "bool | None"]
 # (prompt_index, row, text that is new) -> True to end this row. Called for every token, also when no text is
 # new.
 OnText = Callable[[int, int, str], "bool | None"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is kept of every step besides the ids: GenerationConfig's output_* fields, and the cache."""
+
+    scores: bool = False
+    logits: bool = False
+    hidden_states: bool = False
+    attentions: bool = False
+    sequence: bool = False
+
+    @classmethod
+    def of(cls, config: GenerationConfig, *, sequence: bool = False) -> Wanted:
+        """Read the output_* fields of a configuration."""
+        return cls(
+            scores=bool(config.output_scores),
+            logits=bool(config.output_logits),
+            hidden_states=bool(config.output_hidden_states),
+            attentions=bool(config.output_attentions),
+            sequence=sequence,
+        )
+
+    def __bool__(self) -> bool:
+        return self != Wanted()
+
+    @property
+    def of_forward(self) -> dict[str, bool]:
+        """The arguments of Engine.forward that ask for what only the engine knows."""
+        asked = {"hidden_states": self.hidden_states, "attentions": self.attentions}
+        return {name: True for name, is_asked in asked.items() if is_asked}
+
+
+@dataclass
+class Steps:
+    """What was kept of every step, one entry for each forward pass; lists that nobody wanted stay empty.
+
+    scores: float32 (V,), what the token was chosen from, after all processors.
+    logits: float32 (V,), before them.
+    hidden_states: float32 (n_layer + 1, T, C). attentions: float32 (n_layer, H, T, S). T is the prompt's
+        length at the first step and 1 after it.
+
+    A strategy with beams keeps those of all beams of a prompt together, with one more axis of length num_beams
+    in front of each, in one Steps that all rows of the prompt share.
+    """
+
+    scores: list[Array] = field(default_factory=list)
+    logits: list[Array] = field(default_factory=list)
+    hidden_states: list[Array] = field(default_factory=list)
+    attentions: list[Array] = field(default_factory=list)
+
+    def add(self, wanted: Wanted, output: Output, scores: Array) -> None:
+        """Keep what is wanted of one row's step; `scores` are the processed ones."""
+        for is_wanted, kept, value in (
+            (wanted.scores, self.scores, scores),
+            (wanted.logits, self.logits, output.logits),
+            (wanted.hidden_states, self.hidden_states, output.hidden_states),
+            (wanted.attentions, self.attentions, output.attentions),
+        ):
+            if is_wanted:
+                assert value is not None
+                kept.append(value)
 
 
 @dataclass
@@ -26,6 +90,11 @@ class Generated:
     text: the new text without special tokens, when a tokenizer was given; stop string kept or trimmed as
         asked.
     stop_string: the stop string that ended the row, if one did.
+    steps: what was kept of each step, when something was wanted.
+    sequence: the engine's sequence, with everything cached but the last id, when it was wanted; the caller
+        frees it.
+    score, beam_indices: of a strategy with beams, the row's final score, and for each new id the beam (0 to
+        num_beams - 1, of this prompt) that it was appended to.
     """
 
     prompt_index: int
@@ -36,6 +105,10 @@ class Generated:
     finish_reason: str
     text: str | None = None
     stop_string: str | None = None
+    steps: Steps | None = None
+    sequence: Sequence | None = None
+    score: float | None = None
+    beam_indices: list[int] | None = None
 
 
 class RowWatch:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from gpt2kit.config import GenerationConfig
-from gpt2kit.config.generation_fields import CHECKS, UNSUPPORTED, unknown_message
+from gpt2kit.config.generation_fields import CHECKS, check_supported, check_value, unknown_message
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation.loop import DEFAULT_MAX_ROWS
 from gpt2kit.generation.options import merge
@@ -95,17 +95,16 @@ class CallOptions:
                     raise GenerationError(f"{name}={value!r} is not supported: {_REFUSED[name]}")
             elif name in _OWN:
                 own[name] = _OWN_DEFAULTS[name] if value is None else value
-            elif name in CHECKS or name in UNSUPPORTED:
-                generation[name] = value
+            elif name in CHECKS:
+                generation[name] = check_value(name, value)
+                check_supported(name, generation[name])
             else:
                 raise GenerationError(unknown_message(name, _OWN))
         if own.get("stop_sequence") is not None:
-            generation["stop_strings"] = own.pop("stop_sequence")
+            generation["stop_strings"] = check_value("stop_strings", own.pop("stop_sequence"))
         earlier = self.generation if own.get("generation_config") is None else {}
         if "max_length" in generation:  # a length of this call hides an earlier one of the other kind
             earlier = {name: value for name, value in earlier.items() if name != "max_new_tokens"}
-        checked = GenerationConfig()
-        checked.update(**generation)
         result = replace(self, **own, generation={**earlier, **generation})
         result._check()
         return result
