@@ -294,7 +294,13 @@ class NativeModel {
       caches.push_back(sequence.checked("use"));
       if (!seen.insert(caches.back().get()).second)
         throw nb::value_error("a sequence occurs twice in one forward");
-      ids.push_back(checked_ids(token_ids[i], caches.back()->length()));
+      ids.push_back(checked_ids(token_ids[i]));
+      const int64_t length = caches.back()->length() + static_cast<int64_t>(ids.back().size());
+      if (length > shape.n_positions) {
+        throw nb::value_error(("the sequence would have " + std::to_string(length) +
+                               " tokens; n_positions is " + std::to_string(shape.n_positions))
+                                  .c_str());
+      }
       work.push_back({caches.back().get(), ids.back().data(), static_cast<int64_t>(ids.back().size())});
       total += static_cast<int64_t>(ids.back().size());
     }
@@ -329,6 +335,22 @@ class NativeModel {
   }
 
   // Returns the new ids of all rows, or the largest score (a float) where no token could be chosen.
+  nb::object project(const FloatArray& states) const {
+    const ModelShape& shape = forward_->model().shape;
+    if (states.ndim() != 2 || static_cast<int64_t>(states.shape(1)) != shape.n_embd) {
+      throw nb::value_error(("states has shape " + shape_text(states) + "; it must be (rows, " +
+                             std::to_string(shape.n_embd) + ")")
+                                .c_str());
+    }
+    const auto rows = static_cast<int64_t>(states.shape(0));
+    NewArray logits({rows, shape.vocab_size});
+    {
+      const nb::gil_scoped_release release;
+      forward_->project(states.data(), rows, logits.data());
+    }
+    return logits.to_numpy();
+  }
+
   nb::object generate(const std::vector<TokenIds>& prompts, const std::vector<int64_t>& max_new_tokens,
                       const std::vector<int64_t>& min_new_tokens, const std::vector<uint64_t>& seeds,
                       int64_t num_return_sequences, const TokenIds& eos_token_ids, bool do_sample,
@@ -375,19 +397,12 @@ class NativeModel {
     }
     for (const TokenIds& word : bad_words_ids) {
       require(!word.empty(), "bad_words_ids holds an empty word");
-      options.sampling.bad_words_ids.push_back(checked_ids(word, 0));
+      options.sampling.bad_words_ids.push_back(checked_ids(word));
     }
     std::vector<Prompt> checked;
     for (size_t i = 0; i < prompts.size(); ++i) {
       require(max_new_tokens[i] >= 1, "max_new_tokens must be at least 1");
-      std::vector<int32_t> ids = checked_ids(prompts[i], 0);
-      // The last new token is returned, not run.
-      if (static_cast<int64_t>(ids.size()) > shape.n_positions - max_new_tokens[i]) {
-        throw nb::value_error(("prompt " + std::to_string(i) + " has " + std::to_string(ids.size()) +
-                               " tokens and " + std::to_string(max_new_tokens[i]) +
-                               " new ones are asked for; n_positions is " + std::to_string(shape.n_positions))
-                                  .c_str());
-      }
+      std::vector<int32_t> ids = checked_ids(prompts[i]);
       checked.push_back({std::move(ids), max_new_tokens[i], min_new_tokens[i], seeds[i]});
     }
 
@@ -416,14 +431,9 @@ class NativeModel {
   }
 
  private:
-  std::vector<int32_t> checked_ids(const TokenIds& token_ids, int64_t past) const {
+  std::vector<int32_t> checked_ids(const TokenIds& token_ids) const {
     const ModelShape& shape = forward_->model().shape;
     if (token_ids.empty()) throw nb::value_error("token_ids is empty; a forward needs at least one token");
-    if (past + static_cast<int64_t>(token_ids.size()) > shape.n_positions) {
-      throw nb::value_error(("the sequence would have " + std::to_string(past + token_ids.size()) +
-                             " tokens; n_positions is " + std::to_string(shape.n_positions))
-                                .c_str());
-    }
     std::vector<int32_t> ids;
     ids.reserve(token_ids.size());
     for (const int64_t id : token_ids) {
@@ -470,6 +480,7 @@ void bind_engine(nb::module_& m) {
       .def("new_sequence_from", &NativeModel::new_sequence_from, "keys"_a, "values"_a)
       .def("forward", &NativeModel::forward, "sequences"_a, "token_ids"_a, "logits"_a, "hidden"_a,
            "hidden_states"_a, "attentions"_a, "head_mask"_a.none())
+      .def("project", &NativeModel::project, "states"_a)
       .def("generate", &NativeModel::generate, nb::kw_only(), "prompts"_a, "max_new_tokens"_a,
            "min_new_tokens"_a, "seeds"_a, "num_return_sequences"_a, "eos_token_ids"_a, "do_sample"_a,
            "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "typical_p"_a, "epsilon_cutoff"_a,

@@ -327,4 +327,14 @@ void Forward::head(const Pass& pass, int member) {
       .project(pass.logits, V, x, stride_, model_.lm_head.data, wanted, C, words.begin, words.end);
 }
 
+void Forward::project(const float* states, int64_t rows, float* logits) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const int64_t C = model_.shape.n_embd, V = model_.shape.vocab_size;
+  pool_.run(pool_.size(), [&](int member) {
+    const Range words = share(V, 6, member, pool_.members());
+    kernels_.reading(model_.lm_head.dtype)
+        .project(logits, V, states, C, model_.lm_head.data, rows, C, words.begin, words.end);
+  });
+}
+
 }  // namespace gpt2kit

@@ -77,6 +77,9 @@ class Forward {
   void run(const std::vector<Work>& work, Rows logits_rows, float* logits, float* hidden,
            const float* head_mask = nullptr);
 
+  // Multiplies states (rows, C) by the head as they are: logits (rows, V).
+  void project(const float* states, int64_t rows, float* logits);
+
  private:
   struct Span;  // consecutive rows of a pass that belong to one sequence
   struct Pass;

@@ -11,14 +11,33 @@ struct Row {
   int64_t prompt, index;  // index among the prompt's num_return_sequences
   std::shared_ptr<KvCache> cache;
   std::vector<int32_t> token_ids;  // prompt and new ids
+  int64_t start = 0;               // index of the first id that the cache holds
 };
 
+// The ids that the cache has not seen yet. A text that outgrows n_positions is run again from a later start.
+Work pending(Row& row, int64_t n_positions) {
+  const auto length = static_cast<int64_t>(row.token_ids.size());
+  const int64_t start = window_start(length, n_positions);
+  if (start > row.start) {
+    row.cache->truncate(0);
+    row.start = start;
+  }
+  const int64_t seen = row.start + row.cache->length();
+  return {row.cache.get(), row.token_ids.data() + seen, length - seen};
+}
+
 }  // namespace
+
+int64_t window_start(int64_t length, int64_t n_positions) {
+  const int64_t stride = std::max<int64_t>(1, n_positions / 2);
+  return std::max<int64_t>(0, (length - n_positions + stride - 1) / stride * stride);
+}
 
 std::vector<std::vector<int32_t>> generate(Forward& forward, const std::vector<Prompt>& prompts,
                                            const GenerateOptions& options, const OnToken& on_token,
                                            const std::function<void()>& between_steps) {
-  const int64_t V = forward.model().shape.vocab_size, per_prompt = options.num_return_sequences;
+  const int64_t V = forward.model().shape.vocab_size, n_positions = forward.model().shape.n_positions;
+  const int64_t per_prompt = options.num_return_sequences;
   const int64_t num_prompts = static_cast<int64_t>(prompts.size());
   std::vector<std::vector<int32_t>> results(static_cast<size_t>(num_prompts * per_prompt));
   std::vector<Row> active;
@@ -45,13 +64,13 @@ std::vector<std::vector<int32_t>> generate(Forward& forward, const std::vector<P
     // One token for each row that runs, the whole prompt for each that joins.
     const size_t num_running = active.size();
     std::vector<Work> work;
-    for (Row& row : active) work.push_back({row.cache.get(), &row.token_ids.back(), 1});
+    for (Row& row : active) work.push_back(pending(row, n_positions));
     const int64_t room = options.max_rows - static_cast<int64_t>(num_running);
     int64_t joining = num_running ? room / per_prompt : std::max<int64_t>(1, room / per_prompt);
     for (; joining > 0 && next_prompt < num_prompts; --joining, ++next_prompt) {
-      const std::vector<int32_t>& ids = prompts[next_prompt].token_ids;
-      active.push_back({next_prompt, 0, std::make_shared<KvCache>(forward.model().shape), ids});
-      work.push_back({active.back().cache.get(), ids.data(), static_cast<int64_t>(ids.size())});
+      active.push_back(
+          {next_prompt, 0, std::make_shared<KvCache>(forward.model().shape), prompts[next_prompt].token_ids});
+      work.push_back(pending(active.back(), n_positions));
     }
     logits.resize(work.size() * static_cast<size_t>(V));
     forward.run(work, Rows::kLast, logits.data(), nullptr);
@@ -71,7 +90,8 @@ std::vector<std::vector<int32_t>> generate(Forward& forward, const std::vector<P
       const float* row_logits = logits.data() + i * static_cast<size_t>(V);
       if (i >= num_running) {
         for (int64_t index = 1; index < per_prompt; ++index) {
-          settle({active[i].prompt, index, std::make_shared<KvCache>(*active[i].cache), active[i].token_ids},
+          settle({active[i].prompt, index, std::make_shared<KvCache>(*active[i].cache), active[i].token_ids,
+                  active[i].start},
                  row_logits);
         }
       }

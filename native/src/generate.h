@@ -19,10 +19,14 @@ struct GenerateOptions {
 
 struct Prompt {
   std::vector<int32_t> token_ids;  // at least one
-  int64_t max_new_tokens;          // at least 1; the whole fits n_positions
+  int64_t max_new_tokens;          // at least 1
   int64_t min_new_tokens;
   uint64_t seed;
 };
+
+// Where the context of the next token begins in a text of this length: 0 as long as n_positions hold it, then
+// later by half of them each time they are full. generation/window.py says why.
+int64_t window_start(int64_t length, int64_t n_positions);
 
 // Told of every token (prompt index, row of that prompt, id); true ends the row.
 using OnToken = std::function<bool(int64_t, int64_t, int32_t)>;

@@ -92,6 +92,7 @@ class NativeModel:
         attentions: bool,
         head_mask: npt.NDArray[np.float32] | None,
     ) -> tuple[Any, Any, Any, Any]: ...
+    def project(self, states: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]: ...
     def generate(
         self,
         *,

@@ -26,6 +26,8 @@ def check_contradictions(config: GenerationConfig) -> None:
     """Raise GenerationError for options that cannot both be met."""
     _check_num_return_sequences(config)
     _check_forced_tokens(config)
+    _check_beam_groups(config)
+    _check_constraints(config)
 
 
 def _check_num_return_sequences(config: GenerationConfig) -> None:
@@ -53,6 +55,45 @@ def _check_forced_tokens(config: GenerationConfig) -> None:
             )
 
 
+def _check_beam_groups(config: GenerationConfig) -> None:
+    groups, num_beams = config.num_beam_groups or 1, config.num_beams or 1
+    if groups == 1:
+        return
+    if groups > num_beams:
+        raise GenerationError(
+            f"`num_beam_groups` ({groups}) has to be smaller or equal to `num_beams` ({num_beams})"
+        )
+    if num_beams % groups != 0:
+        raise GenerationError(
+            f"`num_beams` ({num_beams}) should be divisible by `num_beam_groups` ({groups}) for group beam search"
+        )
+    if config.do_sample:
+        raise GenerationError(
+            f"Diverse beam search cannot be used in sampling mode: with num_beam_groups={groups} do_sample must "
+            "not be True"
+        )
+    if not config.diversity_penalty:
+        raise GenerationError(
+            "`diversity_penalty` should be greater than `0.0`, otherwise your groups will be identical: set it, "
+            f"or num_beam_groups={groups} to 1"
+        )
+
+
+def _check_constraints(config: GenerationConfig) -> None:
+    if config.constraints is None and config.force_words_ids is None:
+        return
+    message = (
+        "one of `constraints`, `force_words_ids` is not `None`, triggering constrained beam search. However, "
+        "`{}` is set to `{}`, which is incompatible with this generation mode; {}"
+    )
+    if (config.num_beams or 1) == 1:
+        raise GenerationError(message.format("num_beams", config.num_beams, "set it to 2 or more"))
+    if config.do_sample:
+        raise GenerationError(message.format("do_sample", True, "leave it at False"))
+    if (config.num_beam_groups or 1) > 1:
+        raise GenerationError(message.format("num_beam_groups", config.num_beam_groups, "leave it at 1"))
+
+
 def without_effect(config: GenerationConfig) -> dict[str, str]:
     """Return each option that is set but has no effect beside the others, with the reason."""
     reasons = {}
@@ -67,6 +108,8 @@ def without_effect(config: GenerationConfig) -> dict[str, str]:
         for name, off in (("early_stopping", False), ("length_penalty", 1.0)):
             if getattr(config, name) not in (None, off):
                 reasons[name] = "num_beams is not over 1"
+    if config.diversity_penalty and (config.num_beam_groups or 1) == 1:
+        reasons["diversity_penalty"] = "num_beam_groups is not over 1"
     if config.use_cache is False:
         for name in ("cache_implementation", "cache_config"):
             if getattr(config, name) is not None:

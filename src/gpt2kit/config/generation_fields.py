@@ -159,24 +159,11 @@ SAMPLING_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "eta_cutoff": (0.0,),
 }
 
-_NO_BEAMS = "beam search is not available; generation is greedy or sampled"
 _NO_ASSISTANT = "assisted generation is not available"
-_NO_OUTPUTS = "generation returns token ids only; use engine.forward for logits and hidden states"
-_NO_PROCESSOR = "this processor is not available; pass a callable in logits_processor instead"
 _NO_CACHE_CHOICE = "the cache grows as needed and is never quantised or offloaded"
 
 # Fields that no code acts on: the values that change nothing, and why no other can be generated with.
 UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "num_beams": ((1,), _NO_BEAMS),
-    "early_stopping": ((False,), _NO_BEAMS),
-    "length_penalty": ((1.0,), _NO_BEAMS),
-    "num_beam_groups": ((1,), _NO_BEAMS),
-    "diversity_penalty": ((0.0,), _NO_BEAMS),
-    "constraints": ((), _NO_BEAMS),
-    "force_words_ids": ((), _NO_BEAMS),
-    "penalty_alpha": ((0.0,), "contrastive search is not available"),
-    "low_memory": ((False,), "contrastive search is not available"),
-    "dola_layers": ((), "DoLa decoding is not available"),
     "use_mtp": ((False,), "GPT-2 has no multi-token prediction"),
     "use_cache": ((True,), "generation always uses the cache"),
     "cache_implementation": (("dynamic", "static"), _NO_CACHE_CHOICE),
@@ -186,38 +173,11 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "disable_compile": ((True, False), "nothing is compiled at run time"),
     "prefill_chunk_size": ((), "the engine chooses how to split a prompt"),
     "continuous_batching_config": ((), "rows join and leave the batch without settings"),
-    "top_h": ((), _NO_PROCESSOR),
-    "encoder_repetition_penalty": ((1.0,), "GPT-2 has no encoder"),
-    "encoder_no_repeat_ngram_size": ((0,), "GPT-2 has no encoder"),
     "decoder_start_token_id": ((), "GPT-2 has no encoder"),
-    "renormalize_logits": ((False,), _NO_PROCESSOR),
-    "forced_bos_token_id": ((), _NO_PROCESSOR),
-    "forced_eos_token_id": ((), _NO_PROCESSOR),
-    "remove_invalid_values": ((False,), _NO_PROCESSOR),
-    "exponential_decay_length_penalty": ((), _NO_PROCESSOR),
-    "suppress_tokens": (([],), "use bad_words_ids"),
-    "begin_suppress_tokens": (([],), _NO_PROCESSOR),
-    "sequence_bias": ((), _NO_PROCESSOR),
     "token_healing": ((False,), "token healing is not available"),
-    "guidance_scale": ((1, 1.0), "classifier-free guidance is not available"),
-    "watermarking_config": ((), "watermarking is not available"),
-    "output_attentions": ((False,), _NO_OUTPUTS),
-    "output_hidden_states": ((False,), _NO_OUTPUTS),
-    "output_scores": ((False,), _NO_OUTPUTS),
-    "output_logits": ((False,), _NO_OUTPUTS),
-    "return_dict_in_generate": ((False,), _NO_OUTPUTS),
     "is_assistant": ((False,), _NO_ASSISTANT),
-    "num_assistant_tokens": ((5, 20), _NO_ASSISTANT),
-    "num_assistant_tokens_schedule": (("constant", "heuristic"), _NO_ASSISTANT),
-    "assistant_confidence_threshold": ((0.4,), _NO_ASSISTANT),
     "assistant_lookbehind": ((10,), _NO_ASSISTANT),
-    "target_lookbehind": ((10,), _NO_ASSISTANT),
-    "assistant_early_exit": ((), _NO_ASSISTANT),
-    "assistant_ensemble_weight": ((), _NO_ASSISTANT),
-    "prompt_lookup_num_tokens": ((), _NO_ASSISTANT),
-    "max_matching_ngram_size": ((), _NO_ASSISTANT),
     "speculation_type": ((), _NO_ASSISTANT),
-    "long_generation": ((), "text longer than n_positions is not available"),
 }
 
 # Arguments of Transformers' generate() that belong beside a configuration, not in it.

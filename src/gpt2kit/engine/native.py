@@ -65,6 +65,14 @@ def unsupported_reason(config: GPT2Config) -> str | None:
     return None
 
 
+def shallower(config: GPT2Config, n_layer: int) -> GPT2Config:
+    """Return the configuration of a model's first n_layer blocks; raises EngineError when there are fewer."""
+    if not 1 <= n_layer <= config.n_layer:
+        raise EngineError(f"n_layer is {n_layer}; the model has blocks 1 to {config.n_layer}")
+    found: GPT2Config = GPT2Config.from_dict({**config.to_dict(), "n_layer": n_layer})
+    return found
+
+
 def _bits(name: str, array: WeightArray) -> npt.NDArray[Any]:
     """Give what the core reads: bfloat16 goes as uint16, which therefore may come from BFloat16Array only."""
     if isinstance(array, BFloat16Array):
@@ -111,6 +119,7 @@ class NativeEngine:
         if threads is not None and not 1 <= threads <= 1024:
             raise EngineError(f"threads is {threads}; it must be from 1 to 1024")
         self._config = config
+        self._weights = dict(weights)
         self.generation_config = generation_config
         try:
             self._model = _native.NativeModel(
@@ -236,6 +245,18 @@ class NativeEngine:
             start += length
         return outputs
 
+    def head(self, states: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return logits (N, V) for hidden states (N, C), which are multiplied by the head as they are."""
+        try:
+            return self._model.project(states)
+        except (ValueError, TypeError) as error:
+            raise EngineError(str(error)) from error
+
+    def first_layers(self, n_layer: int) -> NativeEngine:
+        """Return an engine of the first n_layer blocks, the last norm and the head, over the same weights."""
+        config = shallower(self._config, n_layer)
+        return NativeEngine(config, self._weights, threads=self.threads, isa=self.isa)
+
     def generate(
         self,
         prompts: Items[Items[int]],
@@ -263,8 +284,6 @@ class NativeEngine:
         max_rows: int,
     ) -> list[list[int]]:
         """Run the whole loop in C++; see `gpt2kit.generation.protocol.NativeLoop`."""
-        # A word longer than the context can never occur.
-        bad_words = [list(word) for word in options.bad_words_ids if len(word) <= self._config.n_positions]
         result = self._model.generate(
             prompts=prompts,
             max_new_tokens=list(options.max_new_tokens),
@@ -282,7 +301,7 @@ class NativeEngine:
             eta_cutoff=options.eta_cutoff,
             repetition_penalty=options.repetition_penalty,
             no_repeat_ngram_size=options.no_repeat_ngram_size,
-            bad_words_ids=bad_words,
+            bad_words_ids=[list(word) for word in options.bad_words_ids],
             max_rows=max_rows,
             on_token=on_token,
         )

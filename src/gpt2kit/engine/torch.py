@@ -8,9 +8,12 @@ import threading
 from collections.abc import Sequence as Items
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from gpt2kit.config import GenerationConfig, GPT2Config
+from gpt2kit.engine.native import shallower
 from gpt2kit.errors import ConfigError, EngineError
 from gpt2kit.generation import generate
 from gpt2kit.generation.protocol import Output, Sequence
@@ -164,6 +167,24 @@ class TorchEngine:
                 output.attentions = weights[row]
             outputs.append(output)
         return outputs
+
+    def head(self, states: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return logits (N, V) for hidden states (N, C), which are multiplied by the head as they are."""
+        with self._turn, torch.inference_mode():
+            logits = self.model.lm_head(torch.from_numpy(states).to(self.model.device, self.model.dtype))
+            result: npt.NDArray[np.float32] = logits.float().cpu().numpy()
+        return result
+
+    def first_layers(self, n_layer: int) -> "TorchEngine":
+        """Return an engine of the first n_layer blocks, the last norm and the head, over the same modules."""
+        with torch.device("meta"):
+            model = GPT2LMHeadModel(shallower(self.config, n_layer))
+        trunk, whole = model.transformer, self.model.transformer
+        for name in ("wte", "wpe", "ln_f"):
+            setattr(trunk, name, getattr(whole, name))
+        trunk.h = whole.h[:n_layer]
+        model.lm_head = self.model.lm_head
+        return TorchEngine(model.eval())
 
     def generate(
         self,

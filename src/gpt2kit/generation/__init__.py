@@ -1,18 +1,20 @@
 """Generation: options, logits processors, sampling, stopping and the loop, over any engine, in numpy.
 
-Read options.py (what the configuration comes to), loop.py and row_loop.py (the loop), then processors.py, sampling.py and
-random.py (how a token is chosen) and text.py (stop strings).
+Read options.py (what the configuration comes to), loop.py and row_loop.py (the loop), then processors.py (the
+chain), bans.py, penalties.py, warpers.py, sampling.py and random.py (how a token is chosen), text.py (stop
+strings), watermark.py and synthid.py.
 """
 
 from gpt2kit.generation.loop import generate, is_standard
 from gpt2kit.generation.options import Options
-from gpt2kit.generation.processors import LogitsProcessor
+from gpt2kit.generation.processors import Custom, LogitsProcessor
 from gpt2kit.generation.protocol import Engine, NativeLoop, Output, Sequence
 from gpt2kit.generation.random import coin
 from gpt2kit.generation.rows import Generated
 from gpt2kit.generation.sampling import sample
 
 __all__ = [
+    "Custom",
     "Engine",
     "Generated",
     "LogitsProcessor",

@@ -13,13 +13,16 @@ from typing import Any
 
 from gpt2kit.config import GenerationConfig
 from gpt2kit.errors import GenerationError
+from gpt2kit.generation.beams import beam_search
+from gpt2kit.generation.guidance import Guidance
 from gpt2kit.generation.options import Options, merge, resolve
-from gpt2kit.generation.processors import LogitsProcessor, checked_custom
+from gpt2kit.generation.processors import AllowedTokens, Custom, LogitsProcessor
 from gpt2kit.generation.protocol import Engine, NativeLoop
 from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.random import seeds_for
 from gpt2kit.generation.row_loop import RowLoop, StoppingCriterion
 from gpt2kit.generation.rows import Generated, OnText, OnToken, RowWatch, Wanted
+from gpt2kit.generation.strategies import choose_loop
 from gpt2kit.generation.text import RowText
 
 DEFAULT_NEW_TOKENS = 20
@@ -35,11 +38,15 @@ def generate(
     seed: int | Sequence[int] | None = None,
     logits_processor: Sequence[LogitsProcessor] = (),
     stopping_criteria: Sequence[StoppingCriterion] = (),
+    prefix_allowed_tokens_fn: AllowedTokens | None = None,
+    negative_prompt_ids: Sequence[Sequence[int]] | None = None,
     on_token: OnToken | None = None,
     on_text: OnText | None = None,
     tokenizer: Any = None,  # any tokenizer that StreamDecoder takes
     trim_stop_strings: bool = False,
     max_rows: int = DEFAULT_MAX_ROWS,
+    assistant: Engine | None = None,
+    assistant_tokenizer: Any = None,
     **options: Any,
 ) -> list[Generated]:
     """Continue every prompt and return its rows, prompt by prompt, num_return_sequences each.
@@ -56,11 +63,15 @@ def generate(
         seed=seed,
         logits_processor=logits_processor,
         stopping_criteria=stopping_criteria,
+        prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+        negative_prompt_ids=negative_prompt_ids,
         on_token=on_token,
         on_text=on_text,
         tokenizer=tokenizer,
         trim_stop_strings=trim_stop_strings,
         max_rows=max_rows,
+        assistant=assistant,
+        assistant_tokenizer=assistant_tokenizer,
     )
 
 
@@ -73,12 +84,16 @@ def generate_merged(
     seed: int | Sequence[int] | None = None,
     logits_processor: Sequence[LogitsProcessor] = (),
     stopping_criteria: Sequence[StoppingCriterion] = (),
+    prefix_allowed_tokens_fn: AllowedTokens | None = None,
+    negative_prompt_ids: Sequence[Sequence[int]] | None = None,
     on_token: OnToken | None = None,
     on_text: OnText | None = None,
     tokenizer: Any = None,  # any tokenizer that StreamDecoder takes
     trim_stop_strings: bool = False,
     skip_special_tokens: bool = True,
     max_rows: int = DEFAULT_MAX_ROWS,
+    assistant: Engine | None = None,
+    assistant_tokenizer: Any = None,
     starts: Sequence[CachedSequence] | None = None,
     keep_sequences: bool = False,
 ) -> list[Generated]:
@@ -90,12 +105,17 @@ def generate_merged(
     logits_processor: callables (token_ids, scores (V,) float32) -> scores, run after the penalties and bans
         and before temperature and its like.
     stopping_criteria: callables (token_ids, scores) -> True to end the row.
+    prefix_allowed_tokens_fn: a callable (prompt index, token_ids) -> ids that may follow.
+    negative_prompt_ids: what guidance_scale leads away from, one list for each prompt or one for all; without
+        it, the last token of each prompt.
     on_token, on_text: called as rows grow; see rows.py.
     tokenizer: needed for text and stop strings.
     trim_stop_strings: end the text before a stop string instead of after the token that completed it.
     skip_special_tokens: leave special tokens out of the text.
     max_rows: how many rows run at once; it bounds memory and changes no result. The rows of one prompt always
         run together.
+    assistant: a smaller model that guesses tokens ahead, which makes the same text sooner; see speculation.py.
+        With another tokenizer than the model's it needs tokenizer and assistant_tokenizer.
     starts: a sequence of the engine for each prompt that already holds its first `length` ids; it is extended
         and freed like the loop's own.
     keep_sequences: leave every row's sequence alive in Generated.sequence.
@@ -106,7 +126,14 @@ def generate_merged(
     wanted = Wanted.of(merged, sequence=keep_sequences)
     token_prompts = _checked_prompts(engine, prompts, merged)
     prompt_lengths = [len(prompt) for prompt in token_prompts]
-    options = resolve(merged, engine.config, prompt_lengths, default_new_tokens=default_new_tokens)
+    negative_prompts = _negative_prompts(engine, token_prompts, negative_prompt_ids, merged)
+    options = resolve(
+        merged,
+        engine.config,
+        prompt_lengths,
+        default_new_tokens=default_new_tokens,
+        negative_lengths=[len(prompt) for prompt in negative_prompts],
+    )
     seeds = seeds_for(seed, len(token_prompts))
     if max_rows < 1:
         raise GenerationError(f"max_rows must be at least 1, got {max_rows}")
@@ -124,7 +151,7 @@ def generate_merged(
             prompt_lengths[prompt_index],
             options,
             text=_row_text(tokenizer, options, trim_stop_strings, skip_special_tokens),
-            deadline=deadline,
+            deadline=None if options.num_beams > 1 else deadline,
             on_token=on_token,
             on_text=on_text,
         )
@@ -136,16 +163,44 @@ def generate_merged(
         return watches[prompt_index * options.num_return_sequences + row].observe(token_id)
 
     has_callback = on_token is not None or on_text is not None
-    is_watched = has_callback or bool(options.stop_strings) or deadline is not None
-    observer = observe if is_watched else None
-    if is_standard(engine, logits_processor, stopping_criteria) and not wanted and starts is None:
-        assert isinstance(engine, NativeLoop)
-        rows = engine.generate_native(token_prompts, options, seeds, on_token=observer, max_rows=max_rows)
-        return [watch.finish(ids, was_observed=is_watched) for watch, ids in zip(watches, rows, strict=True)]
-    custom = [checked_custom(processor) for processor in logits_processor]
-    loop = RowLoop(engine, token_prompts, options, seeds, custom, stopping_criteria, observer, wanted, starts)
+    guidance = Guidance(engine, options.guidance_scale, negative_prompts) if negative_prompts else None
+    custom = Custom(tuple(logits_processor), prefix_allowed_tokens_fn, guidance)
+    loop_type = choose_loop(engine, options, assistant, tokenizer, assistant_tokenizer)
+    try:
+        if options.num_beams > 1:
+            return beam_search(
+                engine,
+                token_prompts,
+                options,
+                seeds,
+                custom=custom,
+                stopping_criteria=stopping_criteria,
+                watches=watches,
+                is_streamed=has_callback,
+                new_text=lambda: _row_text(tokenizer, options, trim_stop_strings, skip_special_tokens),
+                deadline=deadline,
+                wanted=wanted,
+                starts=starts,
+                max_rows=max_rows,
+            )
+        is_watched = has_callback or bool(options.stop_strings) or deadline is not None
+        observer = observe if is_watched else None
+        is_plain = loop_type is None and not wanted and starts is None
+        if is_plain and is_standard(engine, options, custom, stopping_criteria):
+            assert isinstance(engine, NativeLoop)
+            rows = engine.generate_native(token_prompts, options, seeds, on_token=observer, max_rows=max_rows)
+            return [
+                watch.finish(ids, was_observed=is_watched) for watch, ids in zip(watches, rows, strict=True)
+            ]
+        loop = (loop_type or RowLoop)(
+            engine, token_prompts, options, seeds, custom, stopping_criteria, observer, wanted, starts
+        )
+        finished = loop.run(max_rows)
+    finally:
+        if guidance is not None:
+            guidance.free()
     generated = []
-    for watch, row in zip(watches, loop.run(max_rows), strict=True):
+    for watch, row in zip(watches, finished, strict=True):
         result = watch.finish(row.new_ids, was_observed=is_watched)
         result.steps = row.steps if wanted else None
         result.sequence = row.sequence if wanted.sequence else None
@@ -154,16 +209,39 @@ def generate_merged(
 
 
 def is_standard(
-    engine: Engine,
-    logits_processor: Sequence[LogitsProcessor],
-    stopping_criteria: Sequence[StoppingCriterion],
+    engine: Engine, options: Options, custom: Custom, stopping_criteria: Sequence[StoppingCriterion]
 ) -> bool:
     """Return True when the engine has its own loop and no Python code has to see the scores."""
-    return isinstance(engine, NativeLoop) and not logits_processor and not stopping_criteria
+    return (
+        isinstance(engine, NativeLoop) and options.is_native and custom == Custom() and not stopping_criteria
+    )
+
+
+def _negative_prompts(
+    engine: Engine,
+    prompts: list[list[int]],
+    negative_prompts: Sequence[Sequence[int]] | None,
+    merged: GenerationConfig,
+) -> list[list[int]]:
+    """Return one negative prompt for each prompt when there is guidance, and none otherwise."""
+    if merged.guidance_scale in (None, 1.0):
+        if negative_prompts is not None:
+            raise GenerationError("negative_prompt_ids only act with a guidance_scale other than 1; set one")
+        return []
+    if negative_prompts is None:
+        return [prompt[-1:] for prompt in prompts]
+    checked = _checked_prompts(engine, negative_prompts, merged, what="negative prompt")
+    if len(checked) == 1:
+        return checked * len(prompts)
+    if len(checked) != len(prompts):
+        raise GenerationError(
+            f"negative_prompt_ids has {len(checked)} rows for {len(prompts)} prompts; give one for each, or one"
+        )
+    return checked
 
 
 def _checked_prompts(
-    engine: Engine, prompts: Sequence[Sequence[int]], merged: GenerationConfig
+    engine: Engine, prompts: Sequence[Sequence[int]], merged: GenerationConfig, what: str = "prompt"
 ) -> list[list[int]]:
     vocab_size = engine.config.vocab_size
     checked = []
@@ -172,12 +250,12 @@ def _checked_prompts(
         for token_id in ids:
             if not 0 <= token_id < vocab_size:
                 raise GenerationError(
-                    f"prompt {index} holds token id {token_id}; the vocabulary has ids 0 to {vocab_size - 1}"
+                    f"{what} {index} holds token id {token_id}; the vocabulary has ids 0 to {vocab_size - 1}"
                 )
         if not ids:
             bos = merged.bos_token_id if merged.bos_token_id is not None else engine.config.bos_token_id
             if bos is None:
-                raise GenerationError(f"prompt {index} is empty and there is no bos_token_id to start from")
+                raise GenerationError(f"{what} {index} is empty and there is no bos_token_id to start from")
             ids = [bos]
         checked.append(ids)
     return checked

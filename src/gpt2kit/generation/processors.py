@@ -1,171 +1,196 @@
-"""Logits processors: each takes float32 scores (V,) and returns float32 scores (V,), in Transformers' order.
+"""The chain of logits processors of a prompt: float32 scores (V,) in, float32 scores (V,) out.
 
-Arithmetic, the same in the native loop:
-  * Scores are float32, and so are the divisions and products that change them (the option is rounded to
-    float32 first).
-  * A probability is float64: weight[i] = exp(float64(scores[i]) - float64(max)), total = sum of the weights
-    one by one over ascending ids, p[i] = weight[i] / total. A removed token has score -inf and weight 0.
-  * A sort puts equal values in ascending order of id, and a cumulative sum runs one by one in that order.
-No function changes its argument, and the highest score is never removed.
+The processors are functions in bans.py, penalties.py, warpers.py, watermark.py and synthid.py; here they are put
+in Transformers' order. None changes its argument.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from gpt2kit.config.watermarking import SynthIDTextWatermarkingConfig, WatermarkingConfig
 from gpt2kit.errors import GenerationError
+from gpt2kit.generation.bans import (
+    allow_tokens,
+    ban_ngrams_of,
+    ban_repeated_ngrams,
+    ban_tokens,
+    ban_words,
+    force_tokens,
+)
+from gpt2kit.generation.guidance import Guidance
 from gpt2kit.generation.options import Options
+from gpt2kit.generation.penalties import (
+    bias_sequences,
+    decay_length,
+    favor_prompt,
+    make_finite,
+    normalize,
+    penalize_repetition,
+)
 from gpt2kit.generation.sampling import no_choice_message
+from gpt2kit.generation.scores import LogitsProcessor, Scores
+from gpt2kit.generation.synthid import play_tournament
+from gpt2kit.generation.warpers import (
+    cut_epsilon,
+    cut_eta,
+    keep_min_p,
+    keep_top_h,
+    keep_top_k,
+    keep_top_p,
+    keep_typical,
+    scale_temperature,
+)
+from gpt2kit.generation.watermark import favor_green
 
-Scores = npt.NDArray[np.float32]
-# (ids of the whole sequence, prompt included; scores (V,)) -> scores (V,)
-LogitsProcessor = Callable[[list[int], Scores], Scores]
+__all__ = ["Custom", "LogitsProcessor", "Scores", "build_processors", "checked_custom", "process"]
 
-_NEG_INF = np.float32(-np.inf)
-
-
-def penalize_repetition(token_ids: Sequence[int], scores: Scores, penalty: float) -> Scores:
-    """Divide positive scores and multiply negative ones of all tokens seen so far by `penalty`, once each."""
-    seen = np.unique(np.asarray(token_ids, dtype=np.int64))
-    seen = seen[seen < len(scores)]
-    factor = np.float32(penalty)
-    out: Scores = scores.copy()
-    old = scores[seen]
-    out[seen] = np.where(old < 0, old * factor, old / factor)
-    return out
-
-
-def ban_repeated_ngrams(token_ids: Sequence[int], scores: Scores, size: int) -> Scores:
-    """Ban every token that would complete an n-gram of `size` tokens that the sequence already holds."""
-    if len(token_ids) < size:
-        return scores
-    ids = np.asarray(token_ids, dtype=np.int64)
-    windows = np.lib.stride_tricks.sliding_window_view(ids, size)  # (T - size + 1, size)
-    prefix = ids[len(ids) + 1 - size :]
-    banned = windows[(windows[:, :-1] == prefix).all(axis=1), -1]
-    return _ban(scores, banned[banned < len(scores)])
+# (prompt index, ids of the whole sequence) -> ids that may follow
+AllowedTokens = Callable[[int, list[int]], Sequence[int]]
 
 
-def ban_words(token_ids: Sequence[int], scores: Scores, bad_words_ids: Sequence[Sequence[int]]) -> Scores:
-    """Ban the last token of every word whose other tokens end the sequence."""
-    banned = []
-    for word in bad_words_ids:
-        start = len(token_ids) - len(word) + 1
-        if start >= 0 and tuple(token_ids[start:]) == tuple(word[:-1]):
-            banned.append(word[-1])
-    return _ban(scores, banned)
+@dataclass(frozen=True)
+class Custom:
+    """What a call adds to the processors of the options.
 
-
-def ban_tokens(scores: Scores, token_ids: Sequence[int]) -> Scores:
-    """Ban these tokens; ids past the vocabulary are nothing to ban."""
-    return _ban(scores, [token_id for token_id in token_ids if token_id < len(scores)])
-
-
-def scale_temperature(scores: Scores, temperature: float) -> Scores:
-    """Divide the scores by float32(temperature)."""
-    scaled: Scores = scores / np.float32(temperature)
-    return scaled
-
-
-def keep_top_k(scores: Scores, top_k: int) -> Scores:
-    """Remove all scores below the top_k-th largest; ties with it stay."""
-    if top_k >= len(scores):
-        return scores
-    threshold = np.partition(scores, len(scores) - top_k)[len(scores) - top_k]
-    return np.where(scores < threshold, _NEG_INF, scores)
-
-
-def keep_top_p(scores: Scores, top_p: float) -> Scores:
-    """Keep the smallest set of the most probable tokens that holds `top_p` of the probability.
-
-    Weights are sorted descending; a token stays if the sum of the weights before it, taken in that order, is
-    < top_p * total. The first always stays.
+    processors: callables (token_ids, scores) -> scores. prefix_allowed_tokens_fn: says which tokens may follow.
+    guidance: the unconditional rows, when guidance_scale is not 1.
     """
-    weights = _weights(scores)
-    candidates = np.flatnonzero(weights)
-    total = np.cumsum(weights[candidates])[-1]
-    order = candidates[np.argsort(-weights[candidates], kind="stable")]
-    keep = np.ones(len(order), dtype=bool)
-    keep[1:] = np.cumsum(weights[order])[:-1] < top_p * total
-    return _keep(scores, order[keep])
 
-
-def keep_min_p(scores: Scores, min_p: float) -> Scores:
-    """Remove tokens less probable than min_p times the first: weight < min_p, as the first has weight 1."""
-    return np.where(_weights(scores) < min_p, _NEG_INF, scores)
-
-
-def keep_typical(scores: Scores, typical_p: float) -> Scores:
-    """Keep the tokens whose surprise is nearest to the entropy, until they hold `typical_p`.
-
-    log p[i] = float64(scores[i]) - max - log(total); entropy = -sum of p * log p over ascending ids.
-    distance[i] = |-log p[i] - entropy|, sorted ascending; with cum the cumulative p in that order and
-    last = min(number of cum < typical_p, count - 1), tokens farther than distance[last] are removed.
-    """
-    candidates, p, log_p = _distribution(scores)
-    distance = np.abs(-log_p - _entropy(p, log_p))
-    order = np.argsort(distance, kind="stable")
-    cumulative = np.cumsum(p[order])
-    last = min(int(np.count_nonzero(cumulative < typical_p)), len(order) - 1)
-    return _keep(scores, candidates[distance <= distance[order[last]]])
-
-
-def cut_epsilon(scores: Scores, epsilon: float) -> Scores:
-    """Remove tokens with p < epsilon, but none that ties with the highest score."""
-    candidates, p, _ = _distribution(scores)
-    return _keep(scores, candidates[(p >= epsilon) | (scores[candidates] == scores.max())])
-
-
-def cut_eta(scores: Scores, epsilon: float) -> Scores:
-    """Remove tokens with p < min(epsilon, sqrt(epsilon) * exp(-entropy)), never the first."""
-    candidates, p, log_p = _distribution(scores)
-    eta = min(epsilon, float(np.sqrt(epsilon) * np.exp(-_entropy(p, log_p))))
-    return _keep(scores, candidates[(p >= eta) | (scores[candidates] == scores.max())])
+    processors: Sequence[LogitsProcessor] = ()
+    prefix_allowed_tokens_fn: AllowedTokens | None = None
+    guidance: Guidance | None = None
 
 
 def build_processors(
-    options: Options, prompt_index: int, prompt_length: int, custom: Sequence[LogitsProcessor] = ()
+    options: Options,
+    prompt_index: int,
+    prompt: Sequence[int],
+    custom: Custom | None = None,
+    *,
+    min_tokens_to_keep: int = 1,
 ) -> list[LogitsProcessor]:
     """Return the processors of one prompt in the order in which they are applied.
 
-    repetition_penalty, no_repeat_ngram_size, bad_words_ids, min_new_tokens (min_length is folded into it),
-    the custom ones, then when sampling temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff,
-    eta_cutoff.
+    guidance_scale, sequence_bias, encoder_repetition_penalty, repetition_penalty, no_repeat_ngram_size,
+    encoder_no_repeat_ngram_size, bad_words_ids, min_new_tokens (min_length is folded into it),
+    prefix_allowed_tokens_fn, forced_bos_token_id, forced_eos_token_id, remove_invalid_values,
+    exponential_decay_length_penalty, suppress_tokens, begin_suppress_tokens, the custom ones; then when
+    sampling temperature, top_h, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff; then the watermark
+    and renormalize_logits.
+
+    min_tokens_to_keep: what top_k and those after it leave at least; sampling with beams needs one more than
+    there are end tokens. Over 1, tokens that prefix_allowed_tokens_fn allows but another option bans stay
+    banned, as another beam may have a choice.
     """
+    custom = custom if custom is not None else Custom()
+    chain = _penalties_and_bans(options, prompt_index, list(prompt), custom, is_alone=min_tokens_to_keep == 1)
+    chain += [checked_custom(processor) for processor in custom.processors]
+    if options.do_sample:
+        chain += _warpers(options, min_tokens_to_keep)
+    return chain + _watermark(options, len(prompt))
+
+
+def _penalties_and_bans(
+    o: Options, prompt_index: int, prompt: list[int], custom: Custom, *, is_alone: bool
+) -> list[LogitsProcessor]:
     chain: list[LogitsProcessor] = []
-    o = options
+    num_prompt = len(prompt)
+    guidance, allowed = custom.guidance, custom.prefix_allowed_tokens_fn
+    if guidance is not None:
+        chain.append(lambda ids, scores: guidance.mix(prompt_index, ids[num_prompt:], scores))
+    if o.sequence_bias:
+        chain.append(lambda ids, scores: bias_sequences(ids, scores, o.sequence_bias))
+    if o.encoder_repetition_penalty != 1.0:
+        chain.append(lambda ids, scores: favor_prompt(prompt, scores, o.encoder_repetition_penalty))
     if o.repetition_penalty != 1.0:
         chain.append(lambda ids, scores: penalize_repetition(ids, scores, o.repetition_penalty))
     if o.no_repeat_ngram_size > 0:
         chain.append(lambda ids, scores: ban_repeated_ngrams(ids, scores, o.no_repeat_ngram_size))
+    if o.encoder_no_repeat_ngram_size > 0:
+        size = o.encoder_no_repeat_ngram_size
+        chain.append(lambda ids, scores: ban_ngrams_of(prompt, ids, scores, size))
     if o.bad_words_ids:
         chain.append(lambda ids, scores: ban_words(ids, scores, o.bad_words_ids))
-    min_length = prompt_length + o.min_new_tokens[prompt_index]
-    if o.eos_token_ids and min_length > prompt_length:
+    min_length = num_prompt + o.min_new_tokens[prompt_index]
+    if o.eos_token_ids and min_length > num_prompt:
         chain.append(
             lambda ids, scores: ban_tokens(scores, o.eos_token_ids) if len(ids) < min_length else scores
         )
-    chain.extend(custom)
-    if not o.do_sample:
-        return chain
-    chain.append(_require_choice)
+    if allowed is not None:
+        chain.append(
+            lambda ids, scores: allow_tokens(scores, allowed(prompt_index, list(ids)), must_choose=is_alone)
+        )
+    chain += _forced(o, prompt_index, num_prompt)
+    if o.remove_invalid_values:
+        chain.append(lambda ids, scores: make_finite(scores))
+    if o.exponential_decay_length_penalty is not None and o.eos_token_ids:
+        start, factor = o.exponential_decay_length_penalty
+        start += num_prompt
+        chain.append(
+            lambda ids, scores: (
+                decay_length(scores, o.eos_token_ids, factor, len(ids) - start)
+                if len(ids) > start
+                else scores
+            )
+        )
+    if o.suppress_tokens:
+        chain.append(lambda ids, scores: ban_tokens(scores, o.suppress_tokens))
+    if o.begin_suppress_tokens:
+        begin = num_prompt + (num_prompt == 1 and o.forced_bos_token_id is not None)
+        chain.append(
+            lambda ids, scores: ban_tokens(scores, o.begin_suppress_tokens) if len(ids) == begin else scores
+        )
+    return chain
+
+
+def _forced(o: Options, prompt_index: int, num_prompt: int) -> list[LogitsProcessor]:
+    chain: list[LogitsProcessor] = []
+    bos, eos = o.forced_bos_token_id, o.forced_eos_token_ids
+    if bos is not None:
+        chain.append(lambda ids, scores: force_tokens(scores, [bos]) if len(ids) == 1 else scores)
+    if eos:
+        last = num_prompt + o.max_new_tokens[prompt_index] - 1
+        chain.append(lambda ids, scores: force_tokens(scores, eos) if len(ids) == last else scores)
+    return chain
+
+
+def _warpers(o: Options, min_tokens_to_keep: int) -> list[LogitsProcessor]:
+    chain: list[LogitsProcessor] = [_require_choice]
+    least = min_tokens_to_keep
     if o.temperature != 1.0:
         chain.append(lambda ids, scores: scale_temperature(scores, o.temperature))
+    if o.top_h > 0.0:
+        chain.append(lambda ids, scores: keep_top_h(scores, o.top_h))
     if o.top_k > 0:
-        chain.append(lambda ids, scores: keep_top_k(scores, o.top_k))
+        chain.append(lambda ids, scores: keep_top_k(scores, o.top_k, least))
     if o.top_p < 1.0:
-        chain.append(lambda ids, scores: keep_top_p(scores, o.top_p))
+        chain.append(lambda ids, scores: keep_top_p(scores, o.top_p, least))
     if o.min_p > 0.0:
-        chain.append(lambda ids, scores: keep_min_p(scores, o.min_p))
+        chain.append(lambda ids, scores: keep_min_p(scores, o.min_p, least))
     if o.typical_p < 1.0:
-        chain.append(lambda ids, scores: keep_typical(scores, o.typical_p))
+        chain.append(lambda ids, scores: keep_typical(scores, o.typical_p, least))
     if o.epsilon_cutoff > 0.0:
-        chain.append(lambda ids, scores: cut_epsilon(scores, o.epsilon_cutoff))
+        chain.append(lambda ids, scores: cut_epsilon(scores, o.epsilon_cutoff, least))
     if o.eta_cutoff > 0.0:
-        chain.append(lambda ids, scores: cut_eta(scores, o.eta_cutoff))
+        chain.append(lambda ids, scores: cut_eta(scores, o.eta_cutoff, least))
+    return chain
+
+
+def _watermark(o: Options, num_prompt: int) -> list[LogitsProcessor]:
+    chain: list[LogitsProcessor] = []
+    config = o.watermarking_config
+    if isinstance(config, WatermarkingConfig):
+        green = config
+        chain.append(lambda ids, scores: favor_green(ids, scores, green))
+    elif isinstance(config, SynthIDTextWatermarkingConfig):
+        synthid = config
+        chain.append(lambda ids, scores: play_tournament(ids[num_prompt:], scores, synthid))
+    if o.renormalize_logits:
+        chain.append(lambda ids, scores: normalize(scores))
     return chain
 
 
@@ -197,38 +222,3 @@ def _require_choice(token_ids: list[int], scores: Scores) -> Scores:
     if not np.isfinite(highest):
         raise GenerationError(no_choice_message(highest))
     return scores
-
-
-def _ban(scores: Scores, token_ids: Sequence[int] | npt.NDArray[np.int64]) -> Scores:
-    if len(token_ids) == 0:
-        return scores
-    out: Scores = scores.copy()
-    out[np.asarray(token_ids, dtype=np.int64)] = _NEG_INF
-    return out
-
-
-def _keep(scores: Scores, token_ids: npt.NDArray[np.int64]) -> Scores:
-    out: Scores = np.full_like(scores, _NEG_INF)
-    out[token_ids] = scores[token_ids]
-    return out
-
-
-def _weights(scores: Scores) -> npt.NDArray[np.float64]:
-    wide = scores.astype(np.float64)
-    weights: npt.NDArray[np.float64] = np.exp(wide - wide.max())
-    return weights
-
-
-def _distribution(
-    scores: Scores,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the ids that are left, ascending, with their p and log p; zeros would change no sum."""
-    candidates = np.flatnonzero(scores > -np.inf)
-    shifted = scores[candidates].astype(np.float64) - float(scores.max())
-    weights = np.exp(shifted)
-    total = np.cumsum(weights)[-1]
-    return candidates, weights / total, shifted - np.log(total)
-
-
-def _entropy(p: npt.NDArray[np.float64], log_p: npt.NDArray[np.float64]) -> float:
-    return -float(np.cumsum(p * log_p)[-1])

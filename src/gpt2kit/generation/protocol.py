@@ -80,6 +80,12 @@ class Engine(Protocol):
         Every list of ids has at least one id; a sequence occurs once in a call.
         """
 
+    def head(self, states: Array) -> Array:
+        """Return logits (N, V) for hidden states (N, C), which are multiplied by the head as they are."""
+
+    def first_layers(self, n_layer: int) -> Engine:
+        """Return an engine of the first n_layer blocks, the last norm and the head, over the same weights."""
+
 
 @runtime_checkable
 class NativeLoop(Protocol):

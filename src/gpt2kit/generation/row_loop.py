@@ -10,12 +10,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from gpt2kit.generation.options import Options
-from gpt2kit.generation.processors import LogitsProcessor, Scores, build_processors, process
+from gpt2kit.generation.processors import Custom, LogitsProcessor, Scores, build_processors, process
 from gpt2kit.generation.protocol import Engine, Output
 from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.random import coin
 from gpt2kit.generation.rows import OnToken, Steps, Wanted
 from gpt2kit.generation.sampling import sample
+from gpt2kit.generation.window import window_start
 
 # (ids of the whole sequence with the token just chosen, scores it was chosen from) -> True to end the row
 StoppingCriterion = Callable[[list[int], Scores], bool]
@@ -30,6 +31,7 @@ class Row:
         self.sequence = sequence
         self.ids = list(prompt)  # prompt and new ids
         self.num_prompt_tokens = len(prompt)
+        self.start = 0  # index of the first id that the sequence holds
         self.chain: list[LogitsProcessor] = []
         self.steps = Steps()
 
@@ -47,7 +49,7 @@ class RowLoop:
         prompts: list[list[int]],
         options: Options,
         seeds: list[int],
-        custom: Sequence[LogitsProcessor],
+        custom: Custom,
         stopping_criteria: Sequence[StoppingCriterion],
         on_token: OnToken | None,
         wanted: Wanted,
@@ -90,8 +92,12 @@ class RowLoop:
         return output.logits
 
     def pending(self, row: Row) -> list[int]:
-        """Return the ids that the row's sequence has not seen yet, at least one."""
-        return row.ids[row.sequence.length :]
+        """Return the ids that the row's sequence has not seen yet, at least one; moves the window if it must."""
+        start = window_start(len(row.ids), self.engine.config.n_positions)
+        if start > row.start:
+            row.sequence.truncate(0)
+            row.start = start
+        return row.ids[row.start + row.sequence.length :]
 
     def choose(
         self, row: Row, ids: list[int], logits: Scores, adjust: Callable[[Scores], Scores] | None = None
@@ -123,13 +129,14 @@ class RowLoop:
         prompt = self._prompts[prompt_index]
         sequence = self.engine.new_sequence() if self._starts is None else self._starts[prompt_index]
         row = Row(prompt_index, 0, sequence, prompt)
-        row.chain = build_processors(self.options, prompt_index, len(prompt), self._custom)
+        row.chain = build_processors(self.options, prompt_index, prompt, self._custom)
         return row
 
     def fork(self, row: Row, index: int) -> Row:
         """Start another row of the prompt whose first row has just been run."""
         twin = Row(row.prompt_index, index, row.sequence.fork(), self._prompts[row.prompt_index])
         twin.chain = row.chain
+        twin.start = row.start
         return twin
 
     def finish(self, row: Row) -> None:
@@ -150,6 +157,8 @@ class RowLoop:
             for index in range(1, self.options.num_return_sequences):
                 active.append(self.fork(start, index))
                 outputs.append(output)
+        if self._custom.guidance is not None:
+            self._custom.guidance.advance([(row.prompt_index, row.new_ids) for row in active])
         still_active = []
         for row, output in zip(active, outputs, strict=True):
             token_id, scores = self.choose(row, row.ids, self.logits(output))

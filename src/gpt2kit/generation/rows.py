@@ -150,11 +150,13 @@ class RowWatch:
         has_stop_string = self._text is not None and self._text.stop_string is not None
         return has_stop_string or self._is_cancelled or self._is_late
 
-    def finish(self, ids: list[int], *, was_observed: bool) -> Generated:
+    def finish(self, ids: list[int], *, was_observed: bool, is_late: bool = False) -> Generated:
         """Return the finished row with the reason why it ended, and hand out the last text.
 
         was_observed: observe saw the ids as they came; otherwise the text is made of them now.
+        is_late: the row ended because its time was over, and observe could not know.
         """
+        self._is_late |= is_late
         text = None
         stop_string = None
         if self._text is not None:
@@ -177,7 +179,7 @@ class RowWatch:
         )
 
     def _finish_reason(self, ids: list[int], stop_string: str | None) -> str:
-        if ids[-1] in self._options.eos_token_ids or stop_string is not None:
+        if not ids or ids[-1] in self._options.eos_token_ids or stop_string is not None:
             return "stop"
         if self._is_cancelled:
             return "cancelled"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -14,6 +15,9 @@ class Decoder(Protocol):
 
     def finish(self) -> str:
         """Return what is left, with U+FFFD for bytes that never became a character."""
+
+    def fork(self) -> Decoder:
+        """Return a decoder that goes on from here on its own."""
 
 
 class RowText:
@@ -38,6 +42,13 @@ class RowText:
     def text(self) -> str:
         """All text that was shown so far."""
         return "".join(self._shown)
+
+    def fork(self) -> RowText:
+        """Return a copy that goes on from here on its own."""
+        twin = copy.copy(self)
+        twin._decoder = self._decoder.fork()
+        twin._shown = list(self._shown)
+        return twin
 
     def push(self, token_id: int) -> str:
         """Take one id and return the text to show now; sets `stop_string` when one was found."""

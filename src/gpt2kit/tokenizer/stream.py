@@ -32,6 +32,12 @@ class StreamDecoder:
         self._decoder.reset()
         return rest
 
+    def fork(self) -> StreamDecoder:
+        """Return a decoder that goes on from here on its own."""
+        twin = StreamDecoder(self._tokenizer, skip_special_tokens=self._skip_special_tokens)
+        twin._decoder.setstate(self._decoder.getstate())
+        return twin
+
     def _bytes(self, token_id: int) -> bytes:
         if hasattr(self._tokenizer, "decode_bytes"):
             data: bytes = self._tokenizer.decode_bytes(

@@ -27,7 +27,7 @@ def test_the_defaults_of_transformers_are_all_accepted():
     ("options", "message"),
     [
         ({"temprature": 1.0}, "no generation option 'temprature'; did you mean temperature"),
-        ({"xyzzy": 1}, "known options: bad_words_ids"),
+        ({"xyzzy": 1}, "known options: assistant_confidence"),
         ({"num_beams": 0}, "num_beams must be at least 1"),
         ({"use_cache": 1}, "use_cache must be True or False"),
         ({"streamer": object()}, "pass it to the generating call"),
@@ -85,14 +85,14 @@ def test_a_file_of_transformers_round_trips(tmp_path):
 
 def test_what_a_file_asks_for_is_refused_when_generating_unless_replaced(tmp_path):
     path = tmp_path / "generation_config.json"
-    path.write_text('{"num_beams": 4}')
+    path.write_text('{"use_mtp": true}')
     model_config = GenerationConfig.for_model(tmp_path)
-    with pytest.raises(GenerationError, match="num_beams=4 is not supported"):
+    with pytest.raises(GenerationError, match="use_mtp=True is not supported"):
         merge({}, None, model_config)
-    with pytest.raises(GenerationError, match="num_beams=4 is not supported"):
+    with pytest.raises(GenerationError, match="use_mtp=True is not supported"):
         merge({}, model_config, None)
-    merge({"num_beams": 1}, None, model_config)
-    merge({}, GenerationConfig(num_beams=1), model_config)
+    merge({"use_mtp": False}, None, model_config)
+    merge({}, GenerationConfig(use_mtp=False), model_config)
 
 
 def test_a_folder_without_the_file_recommends_nothing(tmp_path):

@@ -6,7 +6,8 @@ import pytest
 from fakes import FakeEngine, ScriptedEngine
 from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.errors import GenerationError
-from gpt2kit.generation import coin, generate, is_standard, sample
+from gpt2kit.generation import Custom, coin, generate, is_standard, sample
+from gpt2kit.generation.options import merge, resolve
 
 SAMPLING = {"do_sample": True, "top_k": 0, "eos_token_id": []}
 
@@ -213,9 +214,13 @@ def test_callbacks_reach_the_engine_s_own_loop():
 
 def test_custom_code_that_sees_scores_needs_the_python_loop():
     engine = LoopEngine()
-    assert is_standard(engine, (), ())
-    assert not is_standard(engine, [lambda i, s: s], ())
-    assert not is_standard(engine, (), [lambda i, s: False])
-    assert not is_standard(FakeEngine(), (), ())
+    options = resolve(merge({}), engine.config, [1])
+    assert is_standard(engine, options, Custom(), ())
+    assert not is_standard(engine, options, Custom((lambda i, s: s,)), ())
+    assert not is_standard(engine, options, Custom(prefix_allowed_tokens_fn=lambda p, i: [1]), ())
+    assert not is_standard(engine, options, Custom(), [lambda i, s: False])
+    assert not is_standard(FakeEngine(), options, Custom(), ())
+    other = resolve(merge({"suppress_tokens": [1]}), engine.config, [1])
+    assert not is_standard(engine, other, Custom(), ())
     generate(engine, [[1]], logits_processor=[lambda i, s: s])
     assert engine.batch_sizes

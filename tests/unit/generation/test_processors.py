@@ -7,6 +7,7 @@ import pytest
 
 from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.errors import GenerationError
+from gpt2kit.generation import bans, penalties, warpers
 from gpt2kit.generation import processors as ours
 from gpt2kit.generation.options import merge, resolve
 
@@ -37,8 +38,8 @@ def run_hf(processor, ids, scores, dtype=torch.float32):
 @pytest.mark.parametrize(
     ("mine", "theirs"),
     [
-        (lambda i, s, o: ours.penalize_repetition(i, s, o), hf.RepetitionPenaltyLogitsProcessor),
-        (lambda i, s, o: ours.scale_temperature(s, o), hf.TemperatureLogitsWarper),
+        (lambda i, s, o: penalties.penalize_repetition(i, s, o), hf.RepetitionPenaltyLogitsProcessor),
+        (lambda i, s, o: warpers.scale_temperature(s, o), hf.TemperatureLogitsWarper),
     ],
     ids=["repetition_penalty", "temperature"],
 )
@@ -57,7 +58,7 @@ def test_no_repeat_ngram_is_transformers(size):
         ids, scores = random_case(rng)
         ids = [i % 3 for i in ids] if len(scores) >= 3 else ids
         expected = run_hf(hf.NoRepeatNGramLogitsProcessor(size), ids, scores)
-        np.testing.assert_array_equal(ours.ban_repeated_ngrams(ids, scores, size), expected)
+        np.testing.assert_array_equal(bans.ban_repeated_ngrams(ids, scores, size), expected)
 
 
 def test_bad_words_are_transformers():
@@ -67,7 +68,7 @@ def test_bad_words_are_transformers():
         words = [rng.integers(0, 12, rng.integers(1, 4)).tolist() for _ in range(8)] + [[*ids[-1:], 3]]
         expected = run_hf(hf.NoBadWordsLogitsProcessor(words, eos_token_id=4), ids, scores)
         kept = [word for word in words if word != [4]]
-        np.testing.assert_array_equal(ours.ban_words(ids, scores, kept), expected)
+        np.testing.assert_array_equal(bans.ban_words(ids, scores, kept), expected)
 
 
 def assert_masks_agree(mine, theirs, ids, scores):
@@ -82,16 +83,16 @@ def test_top_k_is_transformers(top_k):
     for _ in range(60):
         ids, scores = random_case(rng)
         expected = run_hf(hf.TopKLogitsWarper(top_k), ids, scores)
-        np.testing.assert_array_equal(ours.keep_top_k(scores, top_k), expected)
+        np.testing.assert_array_equal(warpers.keep_top_k(scores, top_k), expected)
 
 
 @pytest.mark.parametrize(
     ("mine", "theirs", "options"),
     [
-        (ours.keep_min_p, hf.MinPLogitsWarper, [0.01, 0.2, 0.77]),
-        (ours.keep_typical, hf.TypicalLogitsWarper, [0.05, 0.2, 0.5, 0.95]),
-        (ours.cut_epsilon, hf.EpsilonLogitsWarper, [3e-4, 0.01, 0.3]),
-        (ours.cut_eta, hf.EtaLogitsWarper, [3e-4, 0.01, 0.3]),
+        (warpers.keep_min_p, hf.MinPLogitsWarper, [0.01, 0.2, 0.77]),
+        (warpers.keep_typical, hf.TypicalLogitsWarper, [0.05, 0.2, 0.5, 0.95]),
+        (warpers.cut_epsilon, hf.EpsilonLogitsWarper, [3e-4, 0.01, 0.3]),
+        (warpers.cut_eta, hf.EtaLogitsWarper, [3e-4, 0.01, 0.3]),
     ],
     ids=["min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"],
 )
@@ -111,12 +112,12 @@ def test_top_p_is_transformers_without_ties(top_p):
     for _ in range(60):
         vocab_size = int(rng.choice(SHAPES))
         scores = rng.normal(0, 3, vocab_size).astype(F)
-        assert_masks_agree(ours.keep_top_p(scores, top_p), hf.TopPLogitsWarper(top_p), [0], scores)
+        assert_masks_agree(warpers.keep_top_p(scores, top_p), hf.TopPLogitsWarper(top_p), [0], scores)
 
 
 def test_top_p_keeps_the_lower_ids_of_a_tie():
     scores = np.zeros(10, dtype=F)
-    kept = np.flatnonzero(ours.keep_top_p(scores, 0.5) == 0)
+    kept = np.flatnonzero(warpers.keep_top_p(scores, 0.5) == 0)
     assert kept.tolist() == [0, 1, 2, 3, 4]
 
 
@@ -126,15 +127,15 @@ def test_filters_keep_the_first_and_leave_their_argument_alone():
         _, scores = random_case(rng)
         before = scores.copy()
         for mine, option in [
-            (ours.keep_top_k, 1),
-            (ours.keep_top_p, 0.0),
-            (ours.keep_min_p, 1.0),
-            (ours.cut_epsilon, 0.9999),
-            (ours.cut_eta, 0.9999),
+            (warpers.keep_top_k, 1),
+            (warpers.keep_top_p, 0.0),
+            (warpers.keep_min_p, 1.0),
+            (warpers.cut_epsilon, 0.9999),
+            (warpers.cut_eta, 0.9999),
         ]:
             result = mine(scores, option)
             assert result[np.argmax(scores)] == scores.max()
-        assert np.isfinite(ours.keep_typical(scores, 1e-9)).any()
+        assert np.isfinite(warpers.keep_typical(scores, 1e-9)).any()
         np.testing.assert_array_equal(scores, before)
 
 
@@ -171,7 +172,7 @@ def test_the_whole_chain_has_transformers_order():
             warnings.simplefilter("ignore")
             merged = merge({**options, "eos_token_id": [7, 9]})
         resolved = resolve(merged, model, [prompt_length])
-        mine = ours.process(ours.build_processors(resolved, 0, prompt_length), ids, scores)
+        mine = ours.process(ours.build_processors(resolved, 0, ids[:prompt_length]), ids, scores)
         expected = oracle.process(options, prompt_length, ids, scores)
         np.testing.assert_array_equal(np.isneginf(mine), np.isneginf(expected))
         # Scores that are kept went through the same two float32 operations; float64 then rounds once more.
@@ -207,7 +208,7 @@ def test_custom_processors_come_before_temperature_and_after_the_bans():
         return scores
 
     resolved = resolve(merge({"do_sample": True, "temperature": 2.0, "bad_words_ids": [[1]]}), model, [1])
-    chain = ours.build_processors(resolved, 0, 1, [ours.checked_custom(spy)])
+    chain = ours.build_processors(resolved, 0, [3], ours.Custom((spy,)))
     result = ours.process(chain, [3], np.array([2, 2, 2, 4], dtype=F))
     assert seen[0][0] == [3]
     np.testing.assert_array_equal(seen[0][1], [2, -np.inf, 2, 4])
@@ -238,13 +239,13 @@ def test_banning_everything_is_one_clear_error():
         [1],
     )
     with pytest.raises(GenerationError, match="no token is left to choose"):
-        ours.process(ours.build_processors(resolved, 0, 1), [0], np.zeros(2, dtype=F))
+        ours.process(ours.build_processors(resolved, 0, [0]), [0], np.zeros(2, dtype=F))
 
 
 def test_switched_off_options_build_no_processors():
     neutral = GenerationConfig(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, typical_p=1.0)
     model = GPT2Config(vocab_size=4, n_positions=16, n_embd=8, n_layer=1, n_head=1)
-    chain = ours.build_processors(resolve(neutral, model, [1]), 0, 1)
+    chain = ours.build_processors(resolve(neutral, model, [1]), 0, [0])
     scores = np.array([2, 1, 0, -5], dtype=F)
     np.testing.assert_array_equal(ours.process(chain, [0], scores), scores)
     assert len(chain) == 1  # the check that there is a choice

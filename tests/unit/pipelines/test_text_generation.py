@@ -186,7 +186,7 @@ def test_generate_tells_why_each_row_ended():
         ({"padding": "max_length"}, "rows are never padded"),
         ({"num_workers": 2}, "num_workers=2 is not supported"),
         ({"assistant_model": object()}, "assisted generation is not available"),
-        ({"num_beams": 3}, "beam search is not available"),
+        ({"use_mtp": True}, "GPT-2 has no multi-token prediction"),
         ({"batch_size": 0}, "batch_size must be an int of at least 1"),
         ({"prefix": 3}, "prefix must be a string"),
         ({"streamer": print}, "must have the methods put"),
