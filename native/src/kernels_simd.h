@@ -137,7 +137,7 @@ inline void stream_rows(float* sums, const float* x, const W* w, int64_t w_strid
     const auto add = [&](int64_t n) { store(sums + n, fma(factor, load(row + n), load(sums + n))); };
     int64_t n = 0;
     for (; n < lines; n += kLineVectors * kLanes) {
-      prefetch(row + ahead + n);
+      prefetch_once(row + ahead + n);
       for (int v = 0; v < kLineVectors; ++v) add(n + v * kLanes);
     }
     for (; n < whole; n += kLanes) add(n);
@@ -309,7 +309,7 @@ inline void project_tile(float* out, int64_t out_stride, const float* x, int64_t
     for (int v = 0; v < kWords; ++v) {
       const F32x16 weight = load(w + v * channels + k);
       if (kRows == 1 && kWords == 1 && k * static_cast<int64_t>(sizeof(W)) % kLine == 0)
-        prefetch(w + v * channels + k + ahead);
+        prefetch_once(w + v * channels + k + ahead);
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) sums[r][v] = fma(a[r], weight, sums[r][v]);
     }
