@@ -189,10 +189,22 @@ class NativeEngine:
         """How many threads compute."""
         return int(self._model.threads)
 
-    def new_sequence(self) -> Sequence:
+    def new_sequence(self) -> _native.KvSequence:
         """Return an empty sequence with room for n_positions tokens; memory is taken as it fills."""
-        sequence: Sequence = self._model.new_sequence()
-        return sequence
+        return self._model.new_sequence()
+
+    def new_sequence_from(self, keys: npt.ArrayLike, values: npt.ArrayLike) -> _native.KvSequence:
+        """Return a sequence that starts with copies of the keys and values of S tokens.
+
+        Both (n_layer, n_head, S, n_embd / n_head), as a sequence's keys_values() gives them and as torch's caches
+        hold them for one text. Raises EngineError for another shape.
+        """
+        try:
+            return self._model.new_sequence_from(
+                np.ascontiguousarray(keys, np.float32), np.ascontiguousarray(values, np.float32)
+            )
+        except (ValueError, TypeError) as error:
+            raise EngineError(str(error)) from error
 
     def forward(
         self,
