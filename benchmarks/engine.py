@@ -1,11 +1,15 @@
 """Prefill, decode, load time and memory of the CPU engines, side by side on one model folder.
 
-usage: engine.py FOLDER [--peers gpt2kit,transformers,llama.cpp] [--rounds 3] [--threads 2] [--save RESULTS_FOLDER]
+usage: engine.py FOLDER [--dtype float32|bfloat16] [--peers gpt2kit,transformers,llama.cpp] [--rounds 3]
+                 [--threads 2] [--prompt 128] [--save RESULTS_FOLDER]
        engine.py FOLDER --one PEER        one measurement as one JSON line
 
-prefill: a 512-token prompt, logits of the last position. decode: 128 greedy tokens after a 128-token prompt,
-batch 1. All in float32. Prompts are new at every run, so that no cache of a peer can answer. llama.cpp reads a
+prefill: a 512-token prompt, logits of the last position. decode: 128 greedy tokens after a prompt of --prompt
+tokens, batch 1. Prompts are new at every run, so that no cache of a peer can answer. llama.cpp reads a float32
 GGUF file that is written from the folder first.
+
+--dtype bfloat16: the others read a copy of FOLDER in bfloat16. Transformers then also computes in it and may choose
+other ids, so only those that compute in float32 (gpt2kit, transformers-float32) must agree.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +32,7 @@ import numpy as np
 from results import save_results
 
 PREFILL, PROMPT, DECODE, RUNS = 512, 128, 128, 5
+COMPUTE_IN_FLOAT32 = ("gpt2kit", "transformers-float32")
 
 
 class Peer(NamedTuple):
@@ -46,12 +52,12 @@ def gpt2kit_peer(folder: Path, threads: int, _: Path) -> Peer:
     )
 
 
-def transformers_peer(folder: Path, threads: int, _: Path) -> Peer:
+def transformers_peer(folder: Path, threads: int, _: Path, dtype: str = "auto") -> Peer:
     import torch
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(threads)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
     def prefill(ids: list[int]) -> None:
         with torch.inference_mode():
@@ -105,7 +111,23 @@ def llama_cpp_peer(folder: Path, threads: int, gguf: Path) -> Peer:
     return Peer(prefill, generate)
 
 
-PEERS = {"gpt2kit": gpt2kit_peer, "transformers": transformers_peer, "llama.cpp": llama_cpp_peer}
+PEERS: dict[str, Callable[[Path, int, Path], Peer]] = {
+    "gpt2kit": gpt2kit_peer,
+    "transformers": transformers_peer,
+    "transformers-float32": partial(transformers_peer, dtype="float32"),
+    "llama.cpp": llama_cpp_peer,
+}
+
+
+def write_bfloat16(folder: Path, copy: Path) -> None:
+    """Write the folder's model and tokenizer with weights in bfloat16."""
+    from gpt2kit import AutoTokenizer
+    from gpt2kit.checkpoint import open_checkpoint, save_checkpoint
+
+    checkpoint = open_checkpoint(folder)
+    weights = {name: checkpoint.float32(name) for name in checkpoint.names()}
+    save_checkpoint(copy, weights, checkpoint.config, dtypes="BF16")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(copy)
 
 
 def write_gguf(folder: Path, path: Path) -> None:
@@ -165,7 +187,7 @@ def peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def measure(name: str, folder: Path, threads: int, gguf: Path) -> dict[str, Any]:
+def measure(name: str, folder: Path, threads: int, gguf: Path, prompt: int) -> dict[str, Any]:
     """Time one peer in this process; `ids` are greedy ids from a fixed prompt, to compare with the others."""
     start = time.perf_counter()
     peer = PEERS[name](folder, threads, gguf)
@@ -178,13 +200,13 @@ def measure(name: str, folder: Path, threads: int, gguf: Path) -> dict[str, Any]
         run(ids, *arguments)
         return time.perf_counter() - begin
 
-    fixed = np.random.default_rng(0).integers(0, 50000, PROMPT).tolist()
+    fixed = np.random.default_rng(0).integers(0, 50000, prompt).tolist()
     ids = peer.generate(fixed, 16)
     timed(peer.prefill, PREFILL)
-    timed(peer.generate, PROMPT, DECODE + 1)
+    timed(peer.generate, prompt, DECODE + 1)
     prefill_s = statistics.median(timed(peer.prefill, PREFILL) for _ in range(RUNS))
     decode_s = statistics.median(
-        (timed(peer.generate, PROMPT, DECODE + 1) - timed(peer.generate, PROMPT, 1)) / DECODE
+        (timed(peer.generate, prompt, DECODE + 1) - timed(peer.generate, prompt, 1)) / DECODE
         for _ in range(RUNS)
     )
     return {
@@ -204,6 +226,8 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--peers", default="gpt2kit,transformers,llama.cpp")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--prompt", type=int, default=PROMPT)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--save", type=Path)
@@ -211,25 +235,31 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure(args.one, args.folder, args.threads, args.gguf or Path("model.gguf"))))
+        gguf = args.gguf or Path("model.gguf")
+        print(json.dumps(measure(args.one, args.folder, args.threads, gguf, args.prompt)))
         return
 
     names = args.peers.split(",")
     with tempfile.TemporaryDirectory() as temporary:
         gguf = args.gguf or Path(temporary) / "model.gguf"
+        folder = args.folder
+        if args.dtype == "bfloat16":
+            folder = Path(temporary) / "bfloat16"
+            write_bfloat16(args.folder, folder)
         if "llama.cpp" in names:
             write_gguf(args.folder, gguf)
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         for _ in range(args.rounds):
             for name in names:
-                command = [sys.executable, __file__, str(args.folder), "--one", name, "--gguf", str(gguf),
-                           "--threads", str(args.threads)]  # fmt: skip
+                command = [sys.executable, __file__, str(folder), "--one", name, "--gguf", str(gguf),
+                           "--threads", str(args.threads), "--prompt", str(args.prompt)]  # fmt: skip
                 out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
                 runs[name].append(json.loads([line for line in out.splitlines() if line.startswith("{")][-1]))
 
     expected = runs[names[0]][0]["ids"]
     for name in names:
-        if runs[name][0]["ids"] != expected:
+        must_agree = args.dtype == "float32" or {name, names[0]} <= {*COMPUTE_IN_FLOAT32}
+        if must_agree and runs[name][0]["ids"] != expected:
             sys.exit(f"{name} generates {runs[name][0]['ids']}, {names[0]} {expected}: nothing to time")
     keys = ["prefill_tokens_per_s", "decode_tokens_per_s", "load_s", "rss_mb"]
     medians = {
@@ -237,7 +267,7 @@ def main() -> None:
     }
     first = medians[names[0]]
     lines = [
-        f"float32, {args.threads} threads, medians of {args.rounds} rounds in turn; Python {platform.python_version()}",
+        f"{args.dtype} file, prompt of {args.prompt}, {args.threads} threads, medians of {args.rounds} rounds in turn; Python {platform.python_version()}",
         "",
         f"| engine | prefill tok/s | decode tok/s | load s | peak RSS MB | {names[0]} prefill, decode |",
         "|---|---|---|---|---|---|",
@@ -251,7 +281,8 @@ def main() -> None:
         )
     print("\n".join(lines))
     if args.save:
-        save_results(args.save, "engine", lines, {"runs": runs, "medians": medians})
+        what = "engine" if args.dtype == "float32" else f"engine_{args.dtype}"
+        save_results(args.save, what, lines, {"runs": runs, "medians": medians})
 
 
 if __name__ == "__main__":

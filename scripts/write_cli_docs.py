@@ -50,6 +50,18 @@ One JSON object. `gpt2kit run`:
 | `usage` | `prompt_tokens`, `completion_tokens`, `total_tokens` |
 | `timings` | seconds: `total_s`, `load_s`, `prompt_s` (up to the first new token), `generation_s` (the others) |
 
+`gpt2kit run --task` with another task: `model`, `engine`, `task` and `results`, one object an input:
+
+| task | fields |
+|---|---|
+| text-classification, zero-shot-classification | `text`, `labels` (`label`, `score`), best first |
+| token-classification | `text`, `entities` (`entity_group`, `score`, `word`, `start`, `end`; with `--aggregation none` `entity` and `index`) |
+| question-answering | `text` (the question), `context`, `answers` (`score`, `start`, `end`, `answer`), best first |
+| feature-extraction | `text`, `tokens`, `features` (a list of numbers for each token) |
+
+Without `--json` these are lines with tabs between their columns. Questions come with `--question`, or as lines of JSON
+objects with `question` and `context`.
+
 `gpt2kit score`:
 
 | field | meaning |

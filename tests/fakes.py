@@ -16,6 +16,7 @@ class FakeSequence:
     def __init__(self, engine: FakeEngine, ids: list[int] | None = None) -> None:
         self._engine = engine
         self.ids = list(ids or [])
+        self.is_freed = False
         engine.num_alive += 1
 
     @property
@@ -29,6 +30,8 @@ class FakeSequence:
         del self.ids[length:]
 
     def free(self) -> None:
+        assert not self.is_freed, "freed twice"
+        self.is_freed = True
         self._engine.num_alive -= 1
 
 
@@ -52,6 +55,7 @@ class FakeEngine:
         self.batch_sizes.append(len(work))
         outputs = []
         for sequence, ids in work:
+            assert not sequence.is_freed
             start = len(sequence.ids)
             sequence.ids.extend(ids)
             states = np.eye(8, dtype=np.float32)[np.array(ids) % 8] if hidden else None
@@ -113,8 +117,11 @@ class FakeTokenizer:
         return self.decode_bytes(ids, skip_special_tokens=skip_special_tokens).decode("utf-8", "replace")
 
 
-def write_tiny_model(folder, **options) -> None:
-    """Write a GPT-2 of random weights with a vocabulary of the 256 bytes, a few merges and the end token."""
+def write_tiny_model(folder, head=None, **options) -> None:
+    """Write a GPT-2 of random weights with a vocabulary of the 256 bytes, a few merges and the end token.
+
+    head: "score", "classifier" or "qa_outputs" for one more head, with as many outputs as it has labels.
+    """
     import json
 
     from gpt2kit.checkpoint import save_checkpoint
@@ -155,6 +162,11 @@ def write_tiny_model(folder, **options) -> None:
     for name in norms:
         tensors[f"{name}.weight"] = np.ones(width, dtype=np.float32)
         tensors[f"{name}.bias"] = np.zeros(width, dtype=np.float32)
+    if head is not None:
+        num_outputs = 2 if head == "qa_outputs" else config.num_labels
+        tensors[f"{head}.weight"] = weight(num_outputs, width)
+        if head != "score":
+            tensors[f"{head}.bias"] = weight(num_outputs)
     save_checkpoint(folder, tensors, config)
     folder.joinpath("vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
     folder.joinpath("merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))

@@ -1,7 +1,8 @@
-"""A server on the loopback that plays the model hub: names, revisions, tokens, ranges and faults."""
+"""A server on the loopback that plays the model hub: names, revisions, tokens, ranges, faults and commits."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -9,7 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import unquote
+
+import pytest
+from huggingface_hub import constants
 
 
 @dataclass
@@ -20,6 +25,8 @@ class Repository:
     revisions: dict[str, str]
     token: str | None = None
     is_gated: bool = False
+    is_private: bool = False
+    messages: list[str] = field(default_factory=list)  # of commits that were pushed
 
 
 @dataclass
@@ -31,6 +38,8 @@ class Hub:
     log: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, Range header
     cut_once: dict[str, int] = field(default_factory=dict)  # file name -> bytes to send before hanging up
     status: int | None = None  # answer everything with this
+    user: str = "me"  # in whose namespace repositories are made
+    large: dict[str, bytes] = field(default_factory=dict)  # SHA-256 -> content that was stored apart
 
     def add(self, name: str, files: dict[str, bytes], revision: str = "main") -> str:
         """Add a commit and point a branch or tag at it; gives the commit's hash."""
@@ -56,6 +65,12 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.answer()
 
+    def do_POST(self) -> None:
+        self.answer()
+
+    def do_PUT(self) -> None:
+        self.answer()
+
     def log_message(self, format: str, *args: object) -> None:
         """Be quiet."""
 
@@ -63,7 +78,10 @@ class Handler(BaseHTTPRequestHandler):
         path = unquote(self.path.split("?")[0])
         self.hub.log.append((self.command, path, self.headers.get("Range")))
         if self.hub.status is not None:
+            self.body()
             return self.send(self.hub.status, b"")
+        if self.command in ("POST", "PUT"):
+            return self.accept(path, self.body())
         if path.startswith("/api/models/"):
             name, _, revision = path.removeprefix("/api/models/").partition("/revision/")
             found = self.find(name, revision or "main")
@@ -79,6 +97,96 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_file(found[0], found[1], file)
         else:
             self.send(404, b"")
+
+    def body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        content = b""
+        while size := int(self.rfile.readline(), 16):
+            content += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return content
+
+    def accept(self, path: str, body: bytes) -> None:
+        """Take what is pushed: repositories, branches, large files and commits."""
+        if path == "/api/validate-yaml":
+            return self.send_json({"errors": [], "warnings": []})
+        if path == "/api/repos/create":
+            return self.create(json.loads(body))
+        if path.startswith("/large/"):
+            assert hashlib.sha256(body).hexdigest() == path.removeprefix("/large/")
+            self.hub.large[path.removeprefix("/large/")] = body
+            return self.send(200, b"")
+        if path.endswith(".git/info/lfs/objects/batch"):
+            return self.send_json(
+                {"transfer": "basic", "objects": [self.upload(o) for o in json.loads(body)["objects"]]}
+            )
+        name, _, action = path.removeprefix("/api/models/").rpartition("/")[0].rpartition("/")
+        repository, revision = self.hub.repositories.get(name), path.rpartition("/")[2]
+        if repository is None:
+            return self.send(404, b"", {"X-Error-Code": "RepoNotFound"})
+        if repository.token is not None and self.headers.get("Authorization") != f"Bearer {repository.token}":
+            return self.send(403, b"")
+        if action == "branch":
+            if revision in repository.revisions:
+                return self.send(409, b"")
+            repository.revisions[revision] = repository.revisions["main"]
+            return self.send_json({})
+        if action == "preupload":
+            modes = [
+                {
+                    "path": f["path"],
+                    "uploadMode": "lfs" if f["path"].endswith(".safetensors") else "regular",
+                    "shouldIgnore": False,
+                }
+                for f in json.loads(body)["files"]
+            ]
+            return self.send_json({"files": modes})
+        assert action == "commit", path
+        self.commit(name, repository, revision, [json.loads(line) for line in body.splitlines()])
+
+    def create(self, wanted: dict[str, Any]) -> None:
+        name = f"{wanted.get('organization') or self.hub.user}/{wanted['name']}"
+        answer = {"url": f"{self.hub.url}/{name}"}
+        if name in self.hub.repositories:
+            return self.send_json(answer, 409)
+        if not name.startswith(f"{self.hub.user}/"):
+            return self.send(403, b"")
+        self.hub.add(name, {})
+        self.hub.repositories[name].is_private = (
+            wanted.get("visibility") == "private" or wanted.get("private") is True
+        )
+        self.send_json(answer)
+
+    def upload(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        """Say where a large file goes, or that it is here already."""
+        if wanted["oid"] in self.hub.large:
+            return wanted
+        return wanted | {"actions": {"upload": {"href": f"{self.hub.url}/large/{wanted['oid']}"}}}
+
+    def commit(self, name: str, repository: Repository, revision: str, lines: list[dict[str, Any]]) -> None:
+        files = dict(repository.commits[repository.revisions[revision]])
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "header":
+                repository.messages.append(value["summary"])
+            elif line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            else:
+                assert line["key"] == "lfsFile"
+                files[value["path"]] = self.hub.large[value["oid"]]
+        is_proposal = "create_pr=1" in self.path
+        commit = self.hub.add(name, files, "refs/pr/1" if is_proposal else revision)
+        address = f"{self.hub.url}/{name}"
+        self.send_json({
+            "commitUrl": f"{address}/commit/{commit}",
+            "commitOid": commit,
+            "pullRequestUrl": f"{address}/discussions/1" if is_proposal else None,
+        })  # fmt: skip
+
+    def send_json(self, answer: dict[str, Any], status: int = 200) -> None:
+        self.send(status, json.dumps(answer).encode(), {"Content-Type": "application/json"})
 
     def find(self, name: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
         repository = self.hub.repositories.get(name)
@@ -115,7 +223,7 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in {**(headers or {}), "Content-Length": str(len(content))}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(content[:cut])
         if cut is not None:
             self.close_connection = True
@@ -135,3 +243,10 @@ def serve() -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def point_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make huggingface_hub, which reads its environment once, ask this server."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)

@@ -121,6 +121,19 @@ class KvSequence {
     cache->truncate(length);
   }
 
+  // (keys, values), each (n_layer, n_head, length, D): copies.
+  nb::tuple keys_values() const {
+    const std::shared_ptr<KvCache> cache = checked("read");
+    const ModelShape& model = forward_->model().shape;
+    const Shape shape{model.n_layer, model.n_head, cache->length(), model.head_size()};
+    NewArray keys(shape), values(shape);
+    {
+      const nb::gil_scoped_release release;
+      cache->copy_out(keys.data(), values.data());
+    }
+    return nb::make_tuple(keys.to_numpy(), values.to_numpy());
+  }
+
   std::shared_ptr<KvCache> checked(const char* action) const {
     if (!cache_)
       throw nb::value_error((std::string("cannot ") + action + " a sequence after free()").c_str());
@@ -217,6 +230,36 @@ class NativeModel {
   }
 
   KvSequence new_sequence() const { return {forward_, std::make_shared<KvCache>(forward_->model().shape)}; }
+
+  // A sequence that holds copies of keys and values, each (n_layer, n_head, S, D).
+  KvSequence new_sequence_from(const FloatArray& keys, const FloatArray& values) const {
+    const ModelShape& shape = forward_->model().shape;
+    const auto check = [&](const char* name, const FloatArray& array) {
+      if (array.ndim() == 4 && static_cast<int64_t>(array.shape(0)) == shape.n_layer &&
+          static_cast<int64_t>(array.shape(1)) == shape.n_head &&
+          static_cast<int64_t>(array.shape(2)) <= shape.n_positions &&
+          static_cast<int64_t>(array.shape(3)) == shape.head_size())
+        return;
+      throw nb::value_error((std::string(name) + " have shape " + shape_text(array) + "; it must be (" +
+                             std::to_string(shape.n_layer) + ", " + std::to_string(shape.n_head) + ", S, " +
+                             std::to_string(shape.head_size()) + "), S at most n_positions, " +
+                             std::to_string(shape.n_positions))
+                                .c_str());
+    };
+    check("keys", keys);
+    check("values", values);
+    if (keys.shape(2) != values.shape(2)) {
+      throw nb::value_error(("keys have shape " + shape_text(keys) + ", values " + shape_text(values) +
+                             "; both must have the same")
+                                .c_str());
+    }
+    auto cache = std::make_shared<KvCache>(shape);
+    {
+      const nb::gil_scoped_release release;
+      cache->copy_in(keys.data(), values.data(), static_cast<int64_t>(keys.shape(2)));
+    }
+    return {forward_, std::move(cache)};
+  }
 
   const char* isa() const { return forward_->kernels().name; }
   int threads() const { return forward_->threads(); }
@@ -420,6 +463,7 @@ void bind_engine(nb::module_& m) {
   nb::class_<KvSequence>(m, "KvSequence")
       .def_prop_ro("length", &KvSequence::length)
       .def_prop_ro("is_free", &KvSequence::is_free)
+      .def("keys_values", &KvSequence::keys_values)
       .def("fork", &KvSequence::fork)
       .def("truncate", &KvSequence::truncate, "length"_a)
       .def("free", &KvSequence::free);
@@ -433,6 +477,7 @@ void bind_engine(nb::module_& m) {
       .def_prop_ro("isa", &NativeModel::isa)
       .def_prop_ro("threads", &NativeModel::threads)
       .def("new_sequence", &NativeModel::new_sequence)
+      .def("new_sequence_from", &NativeModel::new_sequence_from, "keys"_a, "values"_a)
       .def("forward", &NativeModel::forward, "sequences"_a, "token_ids"_a, "logits"_a, "hidden"_a,
            "hidden_states"_a, "attentions"_a, "head_mask"_a.none())
       .def("project", &NativeModel::project, "states"_a)

@@ -254,7 +254,7 @@ void Forward::multiply(float* out, int64_t out_stride, const float* x, int64_t x
 // Each member takes every so-many-th (sequence, head): stores the new keys and values, then attends.
 void Forward::attend(const Pass& pass, int64_t layer, int member) {
   const ModelShape& shape = model_.shape;
-  const int64_t C = shape.n_embd, D = shape.head_size(), Dp = shape.padded_head_size();
+  const int64_t C = shape.n_embd, D = shape.head_size();
   float scale = model_.scale_attn_weights ? 1.0f / std::sqrt(static_cast<float>(D)) : 1.0f;
   if (model_.scale_attn_by_inverse_layer_idx) scale /= static_cast<float>(layer + 1);
 
@@ -266,11 +266,8 @@ void Forward::attend(const Pass& pass, int64_t layer, int member) {
     float* keys = span.work->cache->keys(layer, head);
     float* values = span.work->cache->values(layer, head);
     for (int64_t t = 0; t < span.tokens; ++t) {
-      const float* k = q + t * qkv_stride_ + C;
-      const int64_t position = span.past + t;
-      float* key = keys + position / kKeyBlock * D * kKeyBlock + position % kKeyBlock;
-      for (int64_t d = 0; d < D; ++d) key[d * kKeyBlock] = k[d];
-      std::copy_n(k + C, D, values + position * Dp);
+      const float* key = q + t * qkv_stride_ + C;
+      span.work->cache->write(layer, head, span.past + t, key, key + C);
     }
     float* out = attended_.data.get() + span.row * stride_ + head * D;
     float* probabilities = span.work->attentions ? span.attentions(layer * shape.n_head + head) : nullptr;

@@ -22,6 +22,10 @@ constexpr int kTileRows = 6, kTileVectors = 1;
 #endif
 constexpr int kTileColumns = kTileVectors * kLanes;
 
+constexpr int kLine = 64;  // bytes of a cache line
+// How far ahead of their use weights are fetched when each is used once, in bytes.
+constexpr int64_t kAheadBytes = 12288;
+
 // ---- element-wise ----
 
 inline F32x16 exp(F32x16 x) {
@@ -114,6 +118,36 @@ inline void for_row_tiles(int64_t rows, const Body& body) {
 
 // ---- linear ----
 
+// With so few bytes a value memory keeps up with one core only when it is read strictly in order and ahead.
+template <typename W>
+constexpr bool kIsShort = sizeof(W) == 2;
+
+// One row: weights go by in the order of memory, the sums of all columns stay in the first-level cache.
+template <typename W>
+inline void stream_rows(float* sums, const float* x, const W* w, int64_t w_stride, int64_t depth,
+                        int64_t width) {
+  constexpr int kLineVectors = kLine / (kLanes * static_cast<int>(sizeof(W)));
+  const int64_t whole = width / kLanes * kLanes,
+                lines = width / (kLineVectors * kLanes) * (kLineVectors * kLanes);
+  const int64_t width_bytes = width * static_cast<int64_t>(sizeof(W));
+  const int64_t ahead = (kAheadBytes + width_bytes - 1) / width_bytes * w_stride;
+  for (int64_t k = 0; k < depth; ++k) {
+    const W* row = w + k * w_stride;
+    const F32x16 factor = set1(x[k]);
+    const auto add = [&](int64_t n) { store(sums + n, fma(factor, load(row + n), load(sums + n))); };
+    int64_t n = 0;
+    for (; n < lines; n += kLineVectors * kLanes) {
+      prefetch_once(row + ahead + n);
+      for (int v = 0; v < kLineVectors; ++v) add(n + v * kLanes);
+    }
+    for (; n < whole; n += kLanes) add(n);
+    if (n < width) {
+      const int64_t left = width - n;
+      store_first(sums + n, fma(factor, load_first(row + n, left), load_first(sums + n, left)), left);
+    }
+  }
+}
+
 // Few rows: the weights are the traffic, so each is read once, in the order of memory. Sums for a stripe of
 // columns stay in the first-level cache while eight rows of weights at a time go by.
 template <int kUnroll, typename W>
@@ -139,7 +173,10 @@ inline void add_rows(float* sums, int64_t sums_stride, const float* x, int64_t x
     for (int64_t n = 0; n < whole; n += kLanes) {
       F32x16 weight[kUnroll];
 #pragma GCC unroll 8
-      for (int u = 0; u < kUnroll; ++u) weight[u] = load(w + u * w_stride + n);
+      for (int u = 0; u < kUnroll; ++u) {
+        weight[u] = load(w + u * w_stride + n);
+        prefetch(w + (u + kUnroll) * w_stride + n);
+      }
       for (int64_t b = 0; b < rows; ++b) {
         float* s = sums + b * sums_stride + n;
         store(s, add(load(s), x + b * x_stride, weight));
@@ -172,6 +209,10 @@ inline void partial_sums(float* sums, int64_t sums_stride, const float* x, int64
   for (int64_t n0 = begin; n0 < end; n0 += stripe) {
     const int64_t width = std::min(stripe, end - n0);
     for (int64_t b = 0; b < rows; ++b) std::fill_n(sums + b * sums_stride + n0, width, 0.0f);
+    if (rows == 1 && kIsShort<W>) {
+      stream_rows(sums + n0, x + k_begin, w + k_begin * w_stride + n0, w_stride, k_end - k_begin, width);
+      continue;
+    }
     int64_t k = k_begin;
     for (; k + kUnroll <= k_end; k += kUnroll) {
       add_rows<kUnroll>(sums + n0, sums_stride, x + k, x_stride, w + k * w_stride + n0, w_stride, rows,
@@ -259,6 +300,7 @@ inline void project_tile(float* out, int64_t out_stride, const float* x, int64_t
   for (auto& row : sums)
     for (auto& sum : row) sum = zero();
   const int64_t whole = channels / kLanes * kLanes;
+  constexpr int64_t ahead = kAheadBytes / static_cast<int64_t>(sizeof(W));
   for (int64_t k = 0; k < whole; k += kLanes) {
     F32x16 a[kRows];
 #pragma GCC unroll 4
@@ -266,6 +308,8 @@ inline void project_tile(float* out, int64_t out_stride, const float* x, int64_t
 #pragma GCC unroll 6
     for (int v = 0; v < kWords; ++v) {
       const F32x16 weight = load(w + v * channels + k);
+      if (kRows == 1 && kWords == 1 && k * static_cast<int64_t>(sizeof(W)) % kLine == 0)
+        prefetch_once(w + v * channels + k + ahead);
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) sums[r][v] = fma(a[r], weight, sums[r][v]);
     }
@@ -304,6 +348,12 @@ inline void project(float* out, int64_t out_stride, const float* x, int64_t x_st
 #else
   constexpr int64_t kWords = 2;
 #endif
+  if (rows == 1 && kIsShort<W>) {
+    for (int64_t v = begin; v < end; ++v) {
+      project_tile<1, 1>(out + v, out_stride, x, x_stride, w + v * channels, channels);
+    }
+    return;
+  }
   constexpr int64_t kRowsBlock = 128;  // of x, so that a block stays in the second-level cache
   constexpr int64_t kWordsBlock = 60;
   for (int64_t b0 = 0; b0 < rows; b0 += kRowsBlock) {

@@ -2,10 +2,7 @@
 
 #include <sys/mman.h>
 
-#include <algorithm>
 #include <new>
-
-#include "kernels.h"
 
 namespace gpt2kit {
 namespace {
@@ -49,6 +46,31 @@ KvCache::KvCache(const KvCache& other)
     std::copy_n(other.data_ + offset + key_floats_, length_ * padded_head_size_,
                 data_ + offset + key_floats_);
   }
+}
+
+void KvCache::copy_out(float* keys, float* values) const {
+  for (int64_t head = 0; head < layers_ * heads_; ++head) {
+    const float* k = data_ + head * (key_floats_ + value_floats_);
+    const float* v = k + key_floats_;
+    for (int64_t position = 0; position < length_; ++position) {
+      const float* key = k + position / kKeyBlock * kKeyBlock * head_size_ + position % kKeyBlock;
+      for (int64_t d = 0; d < head_size_; ++d) *keys++ = key[d * kKeyBlock];
+      values = std::copy_n(v + position * padded_head_size_, head_size_, values);
+    }
+  }
+}
+
+void KvCache::copy_in(const float* keys, const float* values, int64_t length) {
+  for (int64_t layer = 0; layer < layers_; ++layer) {
+    for (int64_t head = 0; head < heads_; ++head) {
+      for (int64_t position = 0; position < length; ++position) {
+        write(layer, head, position, keys, values);
+        keys += head_size_;
+        values += head_size_;
+      }
+    }
+  }
+  length_ = length;
 }
 
 KvCache::~KvCache() { munmap(data_, bytes_); }

@@ -2,8 +2,11 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+
+#include "kernels.h"
 
 namespace gpt2kit {
 
@@ -34,6 +37,17 @@ class KvCache {
     return data_ + head_index(layer, head) * (key_floats_ + value_floats_);
   }
   float* values(int64_t layer, int64_t head) { return keys(layer, head) + key_floats_; }
+  // Writes one position's key and value (D each) of one head.
+  void write(int64_t layer, int64_t head, int64_t position, const float* key, const float* value) {
+    float* k = keys(layer, head) + position / kKeyBlock * kKeyBlock * head_size_ + position % kKeyBlock;
+    for (int64_t d = 0; d < head_size_; ++d) k[d * kKeyBlock] = key[d];
+    std::copy_n(value, head_size_, values(layer, head) + position * padded_head_size_);
+  }
+
+  // All positions in rows: both (n_layer, n_head, length(), D).
+  void copy_out(float* keys, float* values) const;
+  // The same back; the cache must be empty, and `length` at most n_positions.
+  void copy_in(const float* keys, const float* values, int64_t length);
 
  private:
   int64_t head_index(int64_t layer, int64_t head) const { return layer * heads_ + head; }

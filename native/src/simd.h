@@ -165,6 +165,8 @@ inline float reduce_max(F32x16 a) {
 }
 
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+// For what is used once: it need not displace what the outer caches hold.
+inline void prefetch_once(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_NTA); }
 
 }  // namespace
 }  // namespace gpt2kit

@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "GPT2Config": "gpt2kit.config",
     "AutoConfig": "gpt2kit.config",
+    "BitsAndBytesConfig": "gpt2kit.config",
     "GPT2Tokenizer": "gpt2kit.tokenizer",
     "GPT2TokenizerFast": "gpt2kit.tokenizer",
     "AutoTokenizer": "gpt2kit.tokenizer",
@@ -36,6 +37,9 @@ _MODULES = {
     "WatermarkingConfig": "gpt2kit.config",
     "SynthIDTextWatermarkingConfig": "gpt2kit.config",
     "CompileConfig": "gpt2kit.config",
+    "Constraint": "gpt2kit.generation",
+    "PhrasalConstraint": "gpt2kit.generation",
+    "DisjunctiveConstraint": "gpt2kit.generation",
     "WatermarkDetector": "gpt2kit.generation",
     "SynthIDTextScorer": "gpt2kit.generation",
     "LogitsProcessor": "gpt2kit.torch_generation.logits_processor",

@@ -47,12 +47,16 @@ class KvSequence:
     def length(self) -> int: ...
     @property
     def is_free(self) -> bool: ...
+    def keys_values(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]: ...
     def fork(self) -> KvSequence: ...
     def truncate(self, length: int) -> None: ...
     def free(self) -> None: ...
 
 class NativeModel:
-    """A GPT-2 in float32 over arrays that it keeps alive. ValueError or TypeError for what does not fit."""
+    """A GPT-2 over arrays that it keeps alive. ValueError or TypeError for what does not fit.
+
+    weights: float32, float16, or uint16 holding the bits of bfloat16.
+    """
 
     def __init__(
         self,
@@ -66,7 +70,7 @@ class NativeModel:
         layer_norm_epsilon: float,
         scale_attn_weights: bool,
         scale_attn_by_inverse_layer_idx: bool,
-        weights: Mapping[str, npt.NDArray[np.float32]],
+        weights: Mapping[str, npt.NDArray[Any]],
         threads: int,
         isa: str | None = None,
     ) -> None: ...
@@ -75,6 +79,9 @@ class NativeModel:
     @property
     def threads(self) -> int: ...
     def new_sequence(self) -> KvSequence: ...
+    def new_sequence_from(
+        self, keys: npt.NDArray[np.float32], values: npt.NDArray[np.float32]
+    ) -> KvSequence: ...
     def forward(
         self,
         sequences: Sequence[Any],

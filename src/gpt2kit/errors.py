@@ -2,11 +2,13 @@
 
     GPT2Error
       ConfigError (ValueError)         a configuration that cannot be a GPT-2
+        ConfigTypeError (TypeError)    a setting of the wrong type, where Transformers raises a TypeError
       CheckpointError (ValueError)     a weights file that is damaged, hostile or of the wrong shape
       HubError (OSError)               a model name that cannot be resolved, online or in the cache
       TokenizerError (ValueError)      a vocabulary that is damaged, or text that cannot be encoded as asked
       GenerationError (ValueError)     options that contradict each other, or a prompt that does not fit
       ScoringError (ValueError)        a text or an option that cannot be scored
+      PipelineError (ValueError)       an input or an option that a pipeline's task cannot take
       EngineError (RuntimeError)       an engine that cannot do what was asked of it
       MissingDependencyError (ImportError)  an optional package that is not installed
 
@@ -21,6 +23,10 @@ class GPT2Error(Exception):
 
 class ConfigError(GPT2Error, ValueError):
     """A configuration value has the wrong type, is out of range or contradicts another."""
+
+
+class ConfigTypeError(ConfigError, TypeError):
+    """A setting has the wrong type, where scripts written for Transformers expect a TypeError."""
 
 
 class CheckpointError(GPT2Error, ValueError):
@@ -41,6 +47,10 @@ class GenerationError(GPT2Error, ValueError):
 
 class ScoringError(GPT2Error, ValueError):
     """A text cannot be scored with this model and these options."""
+
+
+class PipelineError(GPT2Error, ValueError):
+    """A pipeline was given an input or an option that its task cannot take."""
 
 
 class EngineError(GPT2Error, RuntimeError):

@@ -104,6 +104,56 @@ def test_temperature_0_is_greedy(run):
     assert run("hello", "-n", "9", "-t", "0").out == run("hello", "-n", "9", "--greedy").out
 
 
+def test_beams_search_instead_of_sampling(run):
+    options = (
+        "-n",
+        "12",
+        "--num-beams",
+        "4",
+        "-N",
+        "3",
+        "--length-penalty",
+        "0",
+        "--early-stopping",
+        "never",
+    )
+    report = json.loads(run("hello", *options, "--json").out)
+    scores = [choice["score"] for choice in report["choices"]]
+    assert len(scores) == 3 and scores == sorted(scores, reverse=True)
+    texts = ["hello" + choice["text"] for choice in report["choices"]]
+    assert run("hello", *options, "--greedy").out == "\n---\n".join(texts) + "\n"
+    assert run("hello", *options[:4]).out == run("hello", *options[:4], "--no-stream").out
+
+
+def test_beams_may_be_sampled_or_grouped(run):
+    def beams(*options):
+        return run("hello", "-n", "12", "--num-beams", "4", "-N", "4", *options).out
+
+    assert (
+        beams("-t", "3", "--seed", "1") == beams("-t", "3", "--seed", "1") != beams("-t", "3", "--seed", "2")
+    )
+    groups = beams("--num-beam-groups", "4", "--diversity-penalty", "99")
+    assert len({text[5:8] for text in groups.split("\n---\n")}) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--num-beams", "2", "-N", "3"),
+            "`num_return_sequences` (3) has to be smaller or equal to `num_beams` (2)",
+        ),
+        (("--num-beams", "4", "--num-beam-groups", "3", "--diversity-penalty", "1"), "should be divisible"),
+        (("--num-beams", "4", "--greedy", "--top-k", "3"), "--greedy excludes --top-k"),
+        (("--num-beams", "2", "--early-stopping", "soon"), "'soon' is not one of 'false', 'true', 'never'"),
+    ],
+)
+def test_beams_that_contradict_are_one_clear_line(run, options, message):
+    result = run("hello", *options)
+    assert (result.code != 0, result.out) == (True, "")
+    assert message in result.err
+
+
 def test_several_continuations_are_separated(run):
     report = json.loads(run("hello", *SAMPLED, "-N", "3", "--json").out)
     texts = ["hello" + choice["text"] for choice in report["choices"]]
@@ -128,7 +178,14 @@ def test_json_tells_everything(run, model):
         7,
     )
     assert report["usage"] == {"prompt_tokens": 2, "completion_tokens": 24, "total_tokens": 26}
-    assert list(report["choices"][1]) == ["index", "text", "token_ids", "finish_reason", "stop_string"]
+    assert list(report["choices"][1]) == [
+        "index",
+        "text",
+        "token_ids",
+        "finish_reason",
+        "stop_string",
+        "score",
+    ]
     assert [choice["finish_reason"] for choice in report["choices"]] == ["length", "length"]
     timings = report["timings"]
     assert list(timings) == ["total_s", "load_s", "prompt_s", "generation_s"]
@@ -193,7 +250,7 @@ def test_the_python_loop_gives_the_same_text(run, expected):
         (["hi", "-t", "0", "--top-k", "3"], 2, "--temperature 0 excludes --top-k"),
         (["hi", "--greedy", "-N", "2"], 2, "--greedy excludes --num-return-sequences"),
         (["hi", "--keep-stop"], 2, "--keep-stop needs --stop"),
-        (["hi", "--task", "translation"], 2, "'translation' is not 'text-generation'"),
+        (["hi", "--task", "translation"], 2, "'translation' is not one of 'text-generation'"),
         (["hi", "--threads", "0"], 2, "0 is not in the range"),
         (["hi", "-n", "0"], 1, "max_new_tokens must be at least 1"),
         (["hi", "-n", "200"], 1, "n_positions is 128"),

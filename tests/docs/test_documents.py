@@ -12,14 +12,15 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+QUANTIZATION = (ROOT / "docs" / "quantization.md").read_text(encoding="utf-8")
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 DOCUMENTS = sorted(
     path for path in ROOT.rglob("*.md") if not {".venv", "build"} & set(path.relative_to(ROOT).parts)
 )
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -40,6 +41,11 @@ def run(command: list[str], environment: dict[str, str]) -> subprocess.Completed
 
 @pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[0][:40])
 def test_python_of_the_readme_runs(code: str, environment: dict[str, str]) -> None:
+    run([sys.executable, "-c", code], environment)
+
+
+@pytest.mark.parametrize("code", blocks("python", QUANTIZATION), ids=lambda code: code.splitlines()[0][:40])
+def test_python_of_the_quantization_page_runs(code: str, environment: dict[str, str]) -> None:
     run([sys.executable, "-c", code], environment)
 
 

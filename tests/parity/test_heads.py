@@ -287,7 +287,7 @@ def test_folders_go_both_ways(tmp_path, name: str, is_sharded: bool) -> None:
         back, info = getattr(gpt2kit.model, name).from_pretrained(
             tmp_path / "theirs", output_loading_info=True
         )
-    assert info == {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}
+    assert not any(info.values())
     expected = theirs.state_dict()
     for parameter, value in back.state_dict().items():
         assert torch.equal(value, expected[parameter]), parameter
@@ -317,12 +317,12 @@ def test_a_head_for_other_labels_is_replaced_only_on_request(tmp_path) -> None:
     model.save_pretrained(tmp_path / "m")
     with pytest.raises(CheckpointError, match=r"score.weight has the shape \(4, .*ignore_mismatched_sizes"):
         GPT2ForSequenceClassification.from_pretrained(tmp_path / "m", num_labels=2)
-    with pytest.warns(UserWarning, match=r"score.weight missing or of another shape"):
+    with pytest.warns(UserWarning, match=r"of another shape: score.weight \(4, "):
         back, info = GPT2ForSequenceClassification.from_pretrained(
             tmp_path / "m", num_labels=2, ignore_mismatched_sizes=True, output_loading_info=True
         )
     E = model.config.n_embd
-    assert info["mismatched_keys"] == [("score.weight", (4, E), (2, E))]
+    assert info["mismatched_keys"] == {("score.weight", (4, E), (2, E))}
     assert back.score.weight.shape == (2, E) and back.num_labels == 2
     assert torch.equal(back.transformer.wte.weight, model.transformer.wte.weight)
     # A language model can still be read from it.

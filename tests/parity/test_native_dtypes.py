@@ -113,11 +113,11 @@ def test_parameters_of_a_torch_model_are_read_where_they_lie(dtype: str, tied: b
     engine = NativeEngine(config, weights, threads=2)
     ids = [[i * 7 % 60 for i in range(n)] for n in (40, 1)]  # packed panels and streamed rows
     before = [logits_of(engine, prompt) for prompt in ids]
-    for _, parameter in oracle.named_parameters():
+    oracle32 = type(oracle)(oracle.config).eval()
+    for parameter in oracle.parameters():
         kept = parameter.clone()
         parameter.mul_(1.5).add_(0.1)
         after = [logits_of(engine, prompt) for prompt in ids]
-        oracle32 = type(oracle)(oracle.config).eval()
         oracle32.load_state_dict({k: v.float() for k, v in oracle.state_dict().items()})
         for prompt, was, now in zip(ids, before, after, strict=True):
             assert not np.array_equal(was, now)

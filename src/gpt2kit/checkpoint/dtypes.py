@@ -22,6 +22,13 @@ WEIGHT_DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
 }
+# The formats of quantised weights and their parts too.
+STORED_DTYPES: dict[str, np.dtype[Any]] = {
+    **WEIGHT_DTYPES,
+    "F64": np.dtype("<f8"),
+    "U8": np.dtype("u1"),
+    "I8": np.dtype("i1"),
+}
 # The names of config.dtype.
 CONFIG_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 

@@ -8,7 +8,7 @@ which is all of it unless heads are pruned.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from gpt2kit.config import GPT2Config
 
@@ -58,13 +58,33 @@ HEADS: tuple[tuple[str, str], ...] = (
 
 # Causal masks that old files store beside the weights. Anchored: `attn.c_attn.bias` is a weight.
 _MASK = re.compile(r"h\.\d+\.(attn|crossattention)\.(bias|masked_bias)")
+# What stands in a quantised file beside a weight (4 bits) or beside the weight of a module (8 bits).
+_4BIT_PART = re.compile(
+    r"(.+\.weight)\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.bitsandbytes__(nf4|fp4))"
+)
+_8BIT_PART = re.compile(r"(.+)\.(SCB|weight_format)")
 _CONV1D = re.compile(r"h\.\d+\.(attn|crossattention|mlp)\.(c_attn|q_attn|c_proj|c_fc)\.weight")
+# OpenAI's names: model/wte, model/ln_f/g, model/h0/attn/c_attn/w. g is a norm's gain.
+_TENSORFLOW = re.compile(
+    r"model/(?:h(?P<layer>\d{1,4})/)?"
+    r"(?P<part>wte|wpe|ln_[12f]|(?:attn|mlp)/c_(?:attn|proj|fc))(?:/(?P<leaf>[gwb]))?"
+)
 
 
 def canonical_name(name: str) -> str | None:
     """Give the canonical name of a tensor of a file, or None for a stored mask, which is not a weight."""
     name = name.removeprefix(TRUNK_PREFIX)
     return None if _MASK.fullmatch(name) else name
+
+
+def name_in_tensorflow(name: str) -> str:
+    """Give the canonical name of a tensor of OpenAI's checkpoints; a name that is none is given back."""
+    found = _TENSORFLOW.fullmatch(name)
+    if found is None:
+        return name
+    block = f"h.{found['layer']}." if found["layer"] else ""
+    leaf = "bias" if found["leaf"] == "b" else "weight"
+    return f"{block}{found['part'].replace('/', '.')}.{leaf}"
 
 
 def file_name(name: str, prefix: str = TRUNK_PREFIX) -> str:
@@ -80,6 +100,23 @@ def is_trunk(name: str) -> bool:
 def is_conv1d(name: str) -> bool:
     """Tell whether a canonical name is a Conv1D weight, stored (in, out)."""
     return _CONV1D.fullmatch(name) is not None
+
+
+def quantized_weight(name: str) -> str | None:
+    """Give the name of the weight that a tensor of a quantised file describes; None for any other tensor.
+
+    >>> quantized_weight("h.0.mlp.c_fc.weight.absmax"), quantized_weight("h.0.mlp.c_fc.SCB")
+    ('h.0.mlp.c_fc.weight', 'h.0.mlp.c_fc.weight')
+    """
+    if match := _4BIT_PART.fullmatch(name):
+        return match[1]
+    return f"{match[1]}.weight" if (match := _8BIT_PART.fullmatch(name)) else None
+
+
+def quantized_parts(names: Iterable[str], weight: str) -> list[str]:
+    """Give those names that describe the quantised weight."""
+    start = weight.removesuffix("weight")
+    return [name for name in names if name.startswith(start) and quantized_weight(name) == weight]
 
 
 def trunk_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,29 +14,34 @@ from numpy.typing import NDArray
 from gpt2kit.checkpoint.dtypes import (
     CONFIG_DTYPES,
     DTYPE_OPTIONS,
+    STORED_DTYPES,
     WEIGHT_DTYPES,
     BFloat16Array,
     from_float32,
     to_float32,
 )
-from gpt2kit.checkpoint.find import WeightFiles, find_weights
-from gpt2kit.checkpoint.names import LM_HEAD, WTE, canonical_name, head_shapes, shapes_match, trunk_shapes
-from gpt2kit.checkpoint.safetensors_file import SafetensorsFile, TensorInfo
+from gpt2kit.checkpoint.files import WeightsFile, open_files
+from gpt2kit.checkpoint.find import find_weights
+from gpt2kit.checkpoint.names import (
+    LM_HEAD,
+    WTE,
+    canonical_name,
+    head_shapes,
+    is_conv1d,
+    quantized_weight,
+    shapes_match,
+    trunk_shapes,
+)
+from gpt2kit.checkpoint.safetensors_file import TensorInfo
 from gpt2kit.config import GPT2Config
+from gpt2kit.config.bitsandbytes import quantization_of
+from gpt2kit.config.hparams import config_file
 from gpt2kit.errors import CheckpointError
 
+if TYPE_CHECKING:
+    import torch
 
-class WeightsFile(Protocol):
-    """What a reader of one file gives, whatever its format."""
-
-    path: Path
-    size: int
-    metadata: dict[str, str]
-    tensors: dict[str, TensorInfo]
-
-    def map(self, use_mmap: bool = True) -> None: ...
-    def view(self, name: str) -> NDArray[Any]: ...
-    def close(self) -> None: ...
+_PIECE = 2**20  # elements: large enough to hide the cost of a step, small beside any model
 
 
 class Checkpoint:
@@ -49,19 +55,31 @@ class Checkpoint:
     """
 
     def __init__(
-        self, folder: Path, config: GPT2Config, files: Sequence[WeightsFile], *, allow_missing: bool
+        self,
+        folder: Path,
+        config: GPT2Config,
+        files: Sequence[WeightsFile],
+        *,
+        allow_missing: bool,
+        allow_mismatched: bool = False,
+        key_mapping: Mapping[str, str] | None = None,
     ) -> None:
         self.folder, self.config = folder, config
+        self._key_mapping = _compiled(key_mapping or {})
         self.file_bytes = sum(file.size for file in files)
         self.metadata = {key: value for file in files for key, value in file.metadata.items()}
         self._table: dict[str, tuple[WeightsFile, TensorInfo]] = {}
+        self._mapped_names: dict[str, str] = {}
         for file in files:
             for info in file.tensors.values():
                 self._add(file, info)
-        self.missing = self._check(allow_missing)
+        self.missing = self._check(allow_missing, allow_mismatched)
 
     def _add(self, file: WeightsFile, info: TensorInfo) -> None:
-        name = canonical_name(info.name)
+        renamed = info.name
+        for pattern, replacement in self._key_mapping:
+            renamed = pattern.sub(replacement, renamed)
+        name = canonical_name(renamed)
         if name is None:
             return
         if name in self._table:
@@ -70,17 +88,21 @@ class Checkpoint:
                 f"{file.path}: tensor {info.name!r} is there twice: see {there.name!r} in {other.path.name}"
             )
         self._table[name] = (file, info)
+        self._mapped_names[name] = renamed
 
-    def _check(self, allow_missing: bool) -> tuple[str, ...]:
+    def _check(self, allow_missing: bool, allow_mismatched: bool) -> tuple[str, ...]:
         trunk, heads = trunk_shapes(self.config), head_shapes(self.config)
         if WTE not in self._table and LM_HEAD in self._table and self.config.tie_word_embeddings:
             # Writers that store shared tensors once keep the name that sorts first.
             self._table[WTE] = self._table.pop(LM_HEAD)
+        self._quantized = self._quantized_weights()
         for name, (file, info) in self._table.items():
+            if name in self._quantized:
+                continue  # packed: what reads it knows its shape
             expected = trunk.get(name) or heads.get(name)
             if expected is None:
                 continue
-            if not shapes_match(info.shape, expected):
+            if not allow_mismatched and not shapes_match(info.shape, expected):
                 wanted = tuple("any" if size == -1 else size for size in expected)
                 raise CheckpointError(
                     f"{file.path}: tensor {info.name!r} has shape {info.shape}; the configuration makes it "
@@ -99,11 +121,21 @@ class Checkpoint:
             )
         return missing
 
+    def _quantized_weights(self) -> set[str]:
+        """Names of the weights that the configuration's quantization_config and the files say are quantised."""
+        quantization = quantization_of(self.config)
+        if quantization is None:
+            return set()
+        described = {quantized_weight(name) for name in self._table}
+        # Kept in 16 bits, they are stored (out, in) nevertheless.
+        is_transposed = quantization.load_in_8bit and quantization.llm_int8_has_fp16_weight
+        return {name for name in self._table if name in described or (is_transposed and is_conv1d(name))}
+
     def _drop_tied_head(self) -> None:
         """Forget a stored lm_head that is the same as wte, as .bin files and old safetensors have it."""
         if self.config.tie_word_embeddings and LM_HEAD in self._table and WTE in self._table:
             head, wte = self._table[LM_HEAD][1], self._table[WTE][1]
-            if head.dtype == wte.dtype and _same_bits(self.tensor(LM_HEAD), self.tensor(WTE)):
+            if (head.dtype, head.shape) == (wte.dtype, wte.shape) and self._same_bits(LM_HEAD, WTE):
                 del self._table[LM_HEAD]
                 return
             import logging
@@ -112,6 +144,11 @@ class Checkpoint:
                 "%s: lm_head.weight and wte.weight differ though tie_word_embeddings is true: both are kept",
                 self.folder,
             )
+
+    def _same_bits(self, name: str, other: str) -> bool:
+        bits = f"<u{self.tensor(name).dtype.itemsize}"
+        pairs = zip(self.pieces(name), self.pieces(other), strict=True)
+        return all(np.array_equal(a.view(bits), b.view(bits)) for a, b in pairs)
 
     def names(self) -> list[str]:
         """List the canonical names of all tensors, stored masks left out, sorted.
@@ -132,22 +169,43 @@ class Checkpoint:
     def tensor(self, name: str) -> NDArray[Any]:
         """Give a tensor as it is stored: a read-only, C-contiguous view of the file, without a copy.
 
-        float32, float16, or uint16 holding the bits of bfloat16 (info(name).dtype is "BF16"). Some writers do
-        not align their data: look at flags.aligned before handing the address to code that needs it.
+        float32, float16, or uint16 holding the bits of bfloat16 (info(name).dtype is "BF16"); parts of
+        quantised weights also uint8, int8 and float64. Some writers do not align their data: look at flags.aligned before handing the address to code that needs it.
         Raises CheckpointError for an unknown name or a dtype that no weight has.
         """
         file, info = self._entry(name)
-        if info.dtype not in WEIGHT_DTYPES:
+        if info.dtype not in STORED_DTYPES:
             raise CheckpointError(
                 f"{file.path}: tensor {info.name!r} has dtype {info.dtype}, which is not read"
             )
         return file.view(info.name)
 
+    def pieces(self, name: str) -> Iterator[NDArray[Any]]:
+        """Give a tensor in flat pieces, in order, as tensor() has it; for a copy that is the only one.
+
+        What has been given is let go of, so that a mapped file does not count in memory beside the copy.
+        """
+        file, info = self._entry(name)
+        flat = self.tensor(name).reshape(-1)
+        for start in range(0, flat.size, _PIECE):
+            yield flat[start : start + _PIECE]
+            file.release(info.name, start * flat.itemsize, min(start + _PIECE, flat.size) * flat.itemsize)
+
+    def mapped_name(self, name: str) -> str:
+        """Give the name that a tensor has in the file, prefix and all, as key_mapping makes it."""
+        return self._mapped_names[name]
+
     def float32(self, name: str) -> NDArray[np.float32]:
         """Give a tensor as read-only float32: the view itself when stored so, a converted copy otherwise."""
+        self._refuse_quantized(name)
         array = to_float32(self.tensor(name), self._entry(name)[1].dtype)
         array.flags.writeable = False
         return array
+
+    def release(self, name: str) -> None:
+        """Give the memory of a tensor of a mapped file back; it is read from the file again when used."""
+        file, info = self._entry(name)
+        file.release(info.name, 0, info.nbytes)
 
     def weights(self, name: str, dtype: str = "auto") -> NDArray[Any] | BFloat16Array:
         """Give a tensor in the dtype of that name, read-only: the view itself where it is stored so.
@@ -157,6 +215,7 @@ class Checkpoint:
         """
         if dtype not in DTYPE_OPTIONS:
             raise CheckpointError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPE_OPTIONS)}")
+        self._refuse_quantized(name)
         stored = self._entry(name)[1].dtype
         wanted = next((key for key, value in CONFIG_DTYPES.items() if value == dtype), stored)
         array = self.tensor(name)
@@ -164,6 +223,12 @@ class Checkpoint:
             array = from_float32(to_float32(array, stored), wanted)
             array.flags.writeable = False
         return BFloat16Array(array) if wanted == "BF16" else array
+
+    def _refuse_quantized(self, name: str) -> None:
+        if name in self._quantized:
+            raise CheckpointError(
+                f"{self.folder}: tensor {name!r} is quantised; load a model and dequantise it"
+            )
 
     def _entry(self, name: str) -> tuple[WeightsFile, TensorInfo]:
         entry = self._table.get(name)
@@ -177,9 +242,12 @@ def open_checkpoint(
     *,
     config: GPT2Config | None = None,
     allow_pickle: bool = False,
+    skip_safetensors: bool = False,
     allow_missing: bool = False,
+    allow_mismatched: bool = False,
     mmap: bool = True,
     variant: str | None = None,
+    key_mapping: Mapping[str, str] | None = None,
     subfolder: str | None = None,
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -189,9 +257,12 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open the weights of a folder, or of a model of the hub, checked against their configuration.
 
-    Reads model.safetensors, else its shards, else (with `allow_pickle`) pytorch_model.bin or its shards.
-    `config` replaces the folder's config.json; `variant` "fp16" reads model.fp16.safetensors;
-    `allow_missing` accepts a trunk that is not complete. With `mmap` the file is used where it lies: it costs
+    Reads model.safetensors, else its shards, else (with `allow_pickle`) pytorch_model.bin or its shards; with
+    `skip_safetensors` only the latter. Where there are none, reads an OpenAI checkpoint (model.ckpt.index and
+    its data) with its hparams.json. `config` replaces the folder's config.json; `variant` "fp16" reads
+    model.fp16.safetensors; `allow_missing` accepts a trunk that is not complete, `allow_mismatched` one of
+    other shapes. `key_mapping`, from regular expressions to what replaces them, is applied to the names in
+    the files. With `mmap` the file is used where it lies: it costs
     no memory of its own, but the system kills the process if someone truncates the file meanwhile (replacing
     it by a rename is safe). `mmap=False` copies it into memory and has no such risk.
 
@@ -208,13 +279,24 @@ def open_checkpoint(
         local_files_only=local_files_only,
         force_download=force_download,
         allow_pickle=allow_pickle,
+        skip_safetensors=skip_safetensors,
         variant=variant,
     )
     if config is None:
-        config = GPT2Config.from_json_file(folder / "config.json")
-    files = _open_files(find_weights(folder, allow_pickle=allow_pickle, variant=variant), mmap)
+        config = GPT2Config.from_json_file(config_file(folder))
+    found = find_weights(
+        folder, allow_pickle=allow_pickle, variant=variant, skip_safetensors=skip_safetensors
+    )
+    files = open_files(found, mmap)
     try:
-        checkpoint = Checkpoint(folder, config, files, allow_missing=allow_missing)
+        checkpoint = Checkpoint(
+            folder,
+            config,
+            files,
+            allow_missing=allow_missing,
+            allow_mismatched=allow_mismatched,
+            key_mapping=key_mapping,
+        )
         for file in files:
             file.map(mmap)
     except BaseException:
@@ -225,44 +307,30 @@ def open_checkpoint(
     return checkpoint
 
 
-def _open_files(weights: WeightFiles, mmap: bool) -> list[WeightsFile]:
-    files: list[WeightsFile] = []
-    try:
-        for path in weights.paths:
-            files.append(_open_file(path, weights.is_pickle, mmap))
-        if weights.weight_map is not None:
-            _check_weight_map(files, weights.weight_map)
-    except BaseException:
-        for file in files:
-            file.close()
-        raise
-    return files
-
-
-def _open_file(path: Path, is_pickle: bool, mmap: bool) -> WeightsFile:
-    if not is_pickle:
-        return SafetensorsFile(path)
+def checkpoint_of_tensors(
+    state_dict: Mapping[str, torch.Tensor],
+    config: GPT2Config,
+    *,
+    key_mapping: Mapping[str, str] | None = None,
+) -> Checkpoint:
+    """Treat torch tensors in memory as a checkpoint, which may lack weights. Raises CheckpointError."""
     from gpt2kit.checkpoint.torch_file import TorchFile
 
-    return TorchFile(path, mmap)
+    file = TorchFile.of_tensors(state_dict)
+    checkpoint = Checkpoint(
+        file.path, config, [file], allow_missing=True, allow_mismatched=True, key_mapping=key_mapping
+    )
+    checkpoint._drop_tied_head()
+    return checkpoint
 
 
-def _check_weight_map(files: Sequence[WeightsFile], weight_map: dict[str, str]) -> None:
-    for file in files:
-        for name in file.tensors:
-            if weight_map.get(name) != file.path.name:
-                said = weight_map.get(name, "no shard")
-                raise CheckpointError(f"{file.path}: tensor {name!r} is here, but the index says {said}")
-    shards = {file.path.name: file for file in files}
-    for name, shard in weight_map.items():
-        if name not in shards[shard].tensors:
-            raise CheckpointError(
-                f"{shards[shard].path}: tensor {name[:80]!r} is missing, the index says it is here"
-            )
-
-
-def _same_bits(a: NDArray[Any], b: NDArray[Any]) -> bool:
-    if a.shape != b.shape or a.ctypes.data == b.ctypes.data:
-        return a.shape == b.shape
-    bits = f"<u{a.dtype.itemsize}"
-    return all(np.array_equal(x.view(bits), y.view(bits)) for x, y in zip(a, b, strict=True))
+def _compiled(key_mapping: Mapping[str, str]) -> list[tuple[re.Pattern[str], str]]:
+    try:
+        pairs = [(re.compile(pattern), replacement) for pattern, replacement in key_mapping.items()]
+        for pattern, replacement in pairs:
+            pattern.sub(replacement, "")  # a replacement may name a group that is not there
+    except (re.error, TypeError) as error:
+        raise CheckpointError(
+            f"key_mapping maps regular expressions to replacements, and one is none: {error}"
+        ) from None
+    return pairs

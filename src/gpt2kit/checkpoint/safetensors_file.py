@@ -9,18 +9,15 @@ Nothing larger than the header is allocated before all checks have passed.
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import re
-import stat
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from gpt2kit.checkpoint.dtypes import ITEM_BYTES, WEIGHT_DTYPES
+from gpt2kit.checkpoint.dtypes import ITEM_BYTES, STORED_DTYPES
+from gpt2kit.checkpoint.mapped_file import MappedFile
 from gpt2kit.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit; most of it may only be padding
@@ -51,28 +48,16 @@ class SafetensorsFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        # A named pipe would make an ordinary open wait forever.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        self._file = MappedFile(path)
+        self.path, self.size = self._file.path, self._file.size
         try:
-            descriptor = os.open(path, flags)
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be opened: {error.strerror or error}") from None
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            os.close(descriptor)
-            raise CheckpointError(f"{path} is not an ordinary file")
-        self._file: BinaryIO = os.fdopen(descriptor, "rb")
-        try:
-            self.size = status.st_size
             self._parse(self._read_header())
         except BaseException:
             self._file.close()
             raise
-        self._data: NDArray[np.uint8] | None = None
 
     def _read_header(self) -> bytes:
-        first = self._file.read(8)
+        first = self._file.stream.read(8)
         if len(first) < 8:
             raise CheckpointError(f"{self.path} has {self.size} bytes; a safetensors file has at least 8")
         length = int.from_bytes(first, "little")
@@ -96,7 +81,7 @@ class SafetensorsFile:
         return text
 
     def _read_exactly(self, count: int) -> bytes:
-        data = self._file.read(count)
+        data = self._file.stream.read(count)
         if len(data) != count:  # regular files give all that was asked unless they end
             raise CheckpointError(f"{self.path} became shorter while it was read")
         return data
@@ -190,42 +175,23 @@ class SafetensorsFile:
             raise CheckpointError(f"{self.path} has {extra} bytes after its last tensor that belong to none")
 
     def map(self, use_mmap: bool = True) -> None:
-        """Make the data readable: map the file, or with `use_mmap` false copy it into memory.
-
-        A mapping costs no memory of its own, is shared between processes and is filled on demand. While it is
-        in use the file must not be truncated in place: the system would kill the process (SIGBUS). Replacing
-        the file by a rename is safe. Raises CheckpointError when the file has changed its size meanwhile.
-        """
-        descriptor = self._file.fileno()
-        try:
-            if use_mmap:
-                # The view keeps the mapping alive, the mapping its own duplicate of the descriptor.
-                self._data = np.frombuffer(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), dtype=np.uint8)
-                complete = os.fstat(descriptor).st_size == self.size == len(self._data)
-            else:
-                self._file.seek(0)
-                data = np.empty(self.size, dtype=np.uint8)
-                filled = self._file.readinto(data.data)  # type: ignore[attr-defined]  # BufferedReader has it
-                complete = filled == self.size == os.fstat(descriptor).st_size
-                data.flags.writeable = False
-                self._data = data
-        finally:
-            self._file.close()
-        if not complete:
-            self._data = None
-            raise CheckpointError(f"{self.path} changed its size while it was opened; open it again")
+        """Make the data readable; see MappedFile.map."""
+        self._file.map(use_mmap)
 
     def view(self, name: str) -> NDArray[Any]:
-        """Give a read-only, C-contiguous view of one tensor of a weight dtype, without a copy.
+        """Give a read-only, C-contiguous view of one tensor of a dtype in STORED_DTYPES, without a copy.
 
         The view keeps the file's data alive. Its address is aligned to the item only when the writer aligned
         it (`flags.aligned`). BF16 is given as its uint16 bits. KeyError for an unknown name.
         """
         info, begin = self.tensors[name], self._data_start + self._begins[name]
-        if self._data is None:
-            raise CheckpointError(f"{self.path} has not been mapped: call map() first")
-        flat = self._data[begin : begin + info.nbytes]
-        return flat.view(WEIGHT_DTYPES[info.dtype]).reshape(info.shape)
+        flat = self._file.bytes(begin, begin + info.nbytes)
+        return flat.view(STORED_DTYPES[info.dtype]).reshape(info.shape)
+
+    def release(self, name: str, begin: int, end: int) -> None:
+        """Give the memory of some bytes of a tensor back; they are read from the file again when used."""
+        start = self._data_start + self._begins[name]
+        self._file.release(start + begin, start + end)
 
     def close(self) -> None:
         """Close the file of a header that was only looked at. Views that were given out stay valid."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from gpt2kit.checkpoint.dtypes import WEIGHT_DTYPES
+from gpt2kit.checkpoint.dtypes import STORED_DTYPES
 from gpt2kit.checkpoint.safetensors_file import TensorInfo
 from gpt2kit.errors import CheckpointError, MissingDependencyError
 
@@ -56,6 +57,24 @@ class TorchFile:
             ) from None
         if not isinstance(content, dict):
             raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a mapping of tensors")
+        self._take(content, torch_module)
+
+    @classmethod
+    def of_tensors(cls, state_dict: Mapping[str, torch.Tensor]) -> TorchFile:
+        """Treat a state_dict in memory, on any device, as a file that has been read."""
+        import torch
+
+        file = cls.__new__(cls)
+        file.path, file.metadata = Path("state_dict"), {}
+        on_cpu = {
+            name: value.detach().cpu() if isinstance(value, torch.Tensor) else value
+            for name, value in state_dict.items()
+        }
+        file.size = sum(getattr(value, "nbytes", 0) for value in on_cpu.values())
+        file._take(on_cpu, torch)
+        return file
+
+    def _take(self, content: Mapping[Any, Any], torch_module: Any) -> None:
         self._tensors: dict[str, torch.Tensor] = {}
         self.tensors: dict[str, TensorInfo] = {}
         for name, tensor in content.items():
@@ -103,15 +122,18 @@ class TorchFile:
         """Do nothing: torch has mapped or read the data already."""
 
     def view(self, name: str) -> NDArray[Any]:
-        """Give a read-only C-contiguous array of one tensor of a weight dtype, copied only if strided."""
+        """Give a read-only C-contiguous array of one tensor of a dtype in STORED_DTYPES, copied only if strided."""
         import torch
 
         tensor = self._tensors[name].detach().contiguous()
         if tensor.dtype == torch.bfloat16:
             tensor = tensor.view(torch.int16)
-        array: NDArray[Any] = tensor.numpy().view(WEIGHT_DTYPES[self.tensors[name].dtype])
+        array: NDArray[Any] = tensor.numpy().view(STORED_DTYPES[self.tensors[name].dtype])
         array.flags.writeable = False
         return array
+
+    def release(self, name: str, begin: int, end: int) -> None:
+        """Do nothing: the data is torch's."""
 
     def close(self) -> None:
         """Forget the tensors. Arrays that were given out stay valid."""

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2kit.checkpoint.dtypes import CONFIG_DTYPES, WEIGHT_DTYPES, from_float32
+from gpt2kit.checkpoint.dtypes import CONFIG_DTYPES, ITEM_BYTES, STORED_DTYPES, WEIGHT_DTYPES, from_float32
+from gpt2kit.checkpoint.find import variant_infix
 from gpt2kit.checkpoint.names import (
     LM_HEAD,
     TRUNK_PREFIX,
@@ -27,10 +28,13 @@ from gpt2kit.checkpoint.names import (
     canonical_name,
     file_name,
     head_shapes,
+    is_conv1d,
+    quantized_weight,
     shapes_match,
     trunk_shapes,
 )
-from gpt2kit.config import CONFIG_NAME, GPT2Config
+from gpt2kit.config import CONFIG_NAME, GenerationConfig, GPT2Config
+from gpt2kit.config.bitsandbytes import quantization_of
 from gpt2kit.errors import CheckpointError
 from gpt2kit.files import fsync_folder
 
@@ -46,7 +50,6 @@ _UNITS = {
     "MIB": 2**20,
     "GIB": 2**30,
 }
-_STALE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 _ARCHITECTURES = (
     ("score.", "GPT2ForSequenceClassification"),
     ("classifier.", "GPT2ForTokenClassification"),
@@ -67,14 +70,20 @@ def save_checkpoint(
     max_shard_size: int | str = "50GB",
     metadata: Mapping[str, str] | None = None,
     dtypes: str | Mapping[str, str] | None = None,
-) -> None:
+    variant: str | None = None,
+    allow_missing: bool = False,
+    generation_config: GenerationConfig | None = None,
+) -> list[str]:
     """Write weights and config.json into a folder, as safetensors in Transformers' naming.
 
+    Gives the names of the files, the configurations last. With `generation_config` it is written too.
+
     `tensors` are by canonical name (a leading `transformer.` is accepted): float32 or float16 arrays of the
-    shapes that `config` makes; the trunk must be complete. `dtypes`, for all or by name, is the format in the
+    shapes that `config` makes; the trunk must be complete, unless `allow_missing`. `dtypes`, for all or by name, is the format in the
     file: "F32", "F16" or "BF16"; float32 arrays are rounded to it; a uint16 array is taken as the bits of
-    bfloat16 and needs "BF16". An `lm_head.weight` that is tied to wte.weight is left out. Above
-    `max_shard_size` (bytes, or "5GB") the weights are split into shards with an index. `config` is not
+    bfloat16 and needs "BF16"; parts of quantised weights, if config has a quantization_config, are written as
+    they are. An `lm_head.weight` that is tied to wte.weight is left out. Above `max_shard_size` (bytes, or "5GB")
+    the weights are split into shards with an index. `variant` "fp16" makes model.fp16.safetensors. `config` is not
     changed; the copy that is written names an architecture, the dtype of the weights and n_ctx, an old name
     of n_positions that llama.cpp's converter asks for.
 
@@ -89,9 +98,9 @@ def save_checkpoint(
     if any(type(key) is not str or type(value) is not str for key, value in noted.items()):
         raise CheckpointError("metadata may only map strings to strings; convert the values")
     config = copy.deepcopy(config)
-    weights = _checked(tensors, config, dtypes)
+    weights = _checked(tensors, config, dtypes, allow_missing)
     written = {name: dtype for name, (_, dtype) in weights.items()}
-    config.dtype = CONFIG_DTYPES[written[WTE]]
+    config.dtype = CONFIG_DTYPES[written.get(WTE) or next(iter(written.values()))]
     if "n_ctx" not in config:
         config.update({"n_ctx": config.n_positions})
     if not config.architectures:
@@ -99,31 +108,46 @@ def save_checkpoint(
             (arch for start, arch in _ARCHITECTURES if any(n.startswith(start) for n in weights)), None
         )
         config.architectures = [present or "GPT2LMHeadModel"]
-    _check_tie(weights, config)
+    _check_tie(weights, config, allow_missing)
+    stem = f"model{variant_infix(variant)}"
+    index = f"model.safetensors.index{variant_infix(variant)}.json"
     prefix = "" if config.architectures == ["GPT2Model"] else TRUNK_PREFIX
     named = {file_name(name, prefix): value for name, value in weights.items()}
-    with _staging(Path(folder)) as (stage, keep):
-        shards = _split(named, limit)
+    with _staging(Path(folder), _stale(stem, index)) as (stage, keep):
+        shards = _split(named, limit, stem)
         for name, shard in shards.items():
             _write_safetensors(stage / name, shard, noted)
         if len(shards) > 1:
-            _write_index(stage / "model.safetensors.index.json", shards)
+            _write_index(stage / index, shards)
+        keep.extend([*shards, *([index] if len(shards) > 1 else []), CONFIG_NAME])
         config.save_pretrained(stage)
-        keep.extend([*shards, *(["model.safetensors.index.json"] if len(shards) > 1 else []), CONFIG_NAME])
+        if generation_config is not None:
+            keep.append(generation_config.save_pretrained(stage).name)
+    return keep
 
 
 def _checked(
-    tensors: Mapping[str, NDArray[Any]], config: GPT2Config, dtypes: str | Mapping[str, str] | None
+    tensors: Mapping[str, NDArray[Any]],
+    config: GPT2Config,
+    dtypes: str | Mapping[str, str] | None,
+    allow_missing: bool,
 ) -> dict[str, tuple[NDArray[Any], str]]:
     trunk, heads = trunk_shapes(config), head_shapes(config)
+    quantization = quantization_of(config)
+    quantized = _quantized_names(tensors, {**trunk, **heads}) if quantization is not None else {}
     weights: dict[str, tuple[NDArray[Any], str]] = {}
     for given, array in tensors.items():
         name = canonical_name(given)
+        if name in quantized:
+            weights[name] = (array, quantized[name])
+            continue
         expected = trunk.get(name or "") or heads.get(name or "")
         if name is None or expected is None:
             raise CheckpointError(
                 f"tensor {given!r} is no weight of a GPT-2 of this configuration; leave it out"
             )
+        if quantization is not None and is_conv1d(name) and array.shape == expected[::-1]:
+            expected = array.shape  # held in 16 bits by LLM.int8(), which stores (out, in)
         if name in weights:
             raise CheckpointError(f"tensor {given!r} is given twice, with and without {TRUNK_PREFIX!r}")
         if not shapes_match(array.shape, expected):
@@ -133,13 +157,36 @@ def _checked(
         wanted = dtypes if dtypes is None or isinstance(dtypes, str) else dtypes.get(given, dtypes.get(name))
         weights[name] = (array, _file_dtype(given, array.dtype, wanted))
     missing = [name for name in trunk if name not in weights]
-    if missing:
+    if not weights or (missing and not allow_missing):
         raise CheckpointError(
             f"tensor {missing[0]!r} is missing ({len(missing)} of {len(trunk)}); give them all"
         )
     # Larger items first keeps every tensor aligned, since the file has no gaps; otherwise the model's order.
     order = {name: i for i, name in enumerate([*trunk, *heads])}
-    return dict(sorted(weights.items(), key=lambda item: (item[1][1] != "F32", order[item[0]])))
+    return dict(
+        sorted(
+            weights.items(),
+            key=lambda item: (-ITEM_BYTES[item[1][1]], order[quantized_weight(item[0]) or item[0]], item[0]),
+        )
+    )
+
+
+def _quantized_names(
+    tensors: Mapping[str, NDArray[Any]], known: Mapping[str, tuple[int, ...]]
+) -> dict[str, str]:
+    """Give the formats of quantised weights and of their parts, by canonical name: as the arrays are."""
+    formats = {dtype: name for name, dtype in STORED_DTYPES.items()}
+    described = {quantized_weight(canonical_name(given) or "") for given in tensors} & known.keys()
+    names = {}
+    for given, array in tensors.items():
+        name = canonical_name(given) or ""
+        if name in described or quantized_weight(name) in described:
+            if array.dtype not in formats:
+                raise CheckpointError(
+                    f"tensor {given!r} is {array.dtype}, which no part of a quantised weight is"
+                )
+            names[name] = formats[array.dtype]
+    return names
 
 
 def _file_dtype(name: str, dtype: np.dtype[Any], wanted: str | None) -> str:
@@ -155,15 +202,15 @@ def _file_dtype(name: str, dtype: np.dtype[Any], wanted: str | None) -> str:
     return wanted or own
 
 
-def _check_tie(weights: dict[str, tuple[NDArray[Any], str]], config: GPT2Config) -> None:
-    if config.tie_word_embeddings and LM_HEAD in weights:
+def _check_tie(weights: dict[str, tuple[NDArray[Any], str]], config: GPT2Config, allow_missing: bool) -> None:
+    if config.tie_word_embeddings and LM_HEAD in weights and WTE in weights:
         if not np.array_equal(weights[LM_HEAD][0], weights[WTE][0]):
             raise CheckpointError(
                 f"tensor {LM_HEAD!r} differs from {WTE!r}, but tie_word_embeddings is true; make it false"
             )
         del weights[LM_HEAD]
     has_lm_head = any(name in _WITH_LM_HEAD for name in config.architectures or ())
-    if not config.tie_word_embeddings and LM_HEAD not in weights and has_lm_head:
+    if not config.tie_word_embeddings and LM_HEAD not in weights and has_lm_head and not allow_missing:
         raise CheckpointError(
             f"tensor {LM_HEAD!r} is missing, but config.tie_word_embeddings is false; give it"
         )
@@ -179,27 +226,27 @@ def _shard_limit(size: int | str) -> int:
     return limit
 
 
-def _split(weights: Shard, limit: int) -> dict[str, Shard]:
+def _split(weights: Shard, limit: int, stem: str) -> dict[str, Shard]:
     """Fill shards in order; a tensor larger than the limit has one of its own."""
     shards: list[Shard] = [{}]
     used = 0
     for name, (array, dtype) in weights.items():
-        nbytes = array.size * WEIGHT_DTYPES[dtype].itemsize
+        nbytes = array.size * STORED_DTYPES[dtype].itemsize
         if shards[-1] and used + nbytes > limit:
             shards.append({})
             used = 0
         shards[-1][name] = (array, dtype)
         used += nbytes
     if len(shards) == 1:
-        return {"model.safetensors": shards[0]}
-    return {f"model-{i:05d}-of-{len(shards):05d}.safetensors": shard for i, shard in enumerate(shards, 1)}
+        return {f"{stem}.safetensors": shards[0]}
+    return {f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors": shard for i, shard in enumerate(shards, 1)}
 
 
 def _write_safetensors(path: Path, shard: Shard, metadata: Mapping[str, str]) -> None:
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     position = 0
     for name, (array, dtype) in shard.items():
-        nbytes = array.size * WEIGHT_DTYPES[dtype].itemsize
+        nbytes = array.size * STORED_DTYPES[dtype].itemsize
         header[name] = {
             "dtype": dtype,
             "shape": list(array.shape),
@@ -214,7 +261,7 @@ def _write_safetensors(path: Path, shard: Shard, metadata: Mapping[str, str]) ->
             flat = np.ascontiguousarray(array).reshape(-1)
             for i in range(0, flat.size, _CHUNK):
                 part = flat[i : i + _CHUNK]
-                data = part if part.dtype == WEIGHT_DTYPES[dtype] else from_float32(part, dtype)
+                data = part if part.dtype == STORED_DTYPES[dtype] else from_float32(part, dtype)
                 file.write(data.view(np.uint8).data)
         file.flush()
         os.fsync(file.fileno())
@@ -222,7 +269,7 @@ def _write_safetensors(path: Path, shard: Shard, metadata: Mapping[str, str]) ->
 
 def _write_index(path: Path, shards: Mapping[str, Shard]) -> None:
     sizes = (
-        array.size * WEIGHT_DTYPES[dtype].itemsize
+        array.size * STORED_DTYPES[dtype].itemsize
         for shard in shards.values()
         for array, dtype in shard.values()
     )
@@ -234,9 +281,17 @@ def _write_index(path: Path, shards: Mapping[str, Shard]) -> None:
         os.fsync(file.fileno())
 
 
+def _stale(stem: str, index: str) -> re.Pattern[str]:
+    """Match the files of weights that others of the same variant replace."""
+    return re.compile(rf"{re.escape(stem)}(-\d{{5}}-of-\d{{5}})?\.safetensors|{re.escape(index)}")
+
+
 @contextmanager
-def _staging(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Give an empty folder to write into and a list for its files; then put them in place, in order."""
+def _staging(folder: Path, stale: re.Pattern[str]) -> Iterator[tuple[Path, list[str]]]:
+    """Give an empty folder to write into and a list for its files; then put them in place, in order.
+
+    Files whose names are `stale` are removed when they are not among the new ones.
+    """
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; give a folder")
     is_new = not folder.exists()
@@ -258,5 +313,5 @@ def _staging(folder: Path) -> Iterator[tuple[Path, list[str]]]:
         shutil.rmtree(stage, ignore_errors=True)
     fsync_folder(parent)
     for path in folder.iterdir():
-        if _STALE.fullmatch(path.name) and path.name not in files:
+        if stale.fullmatch(path.name) and path.name not in files:
             path.unlink()

@@ -72,16 +72,19 @@ def info(model: str | None, is_builtin: bool, allow_pickle: bool, as_json: bool)
 def model_facts(model: str | Path, *, allow_pickle: bool) -> dict[str, Any]:
     """Return what a model folder holds; opens the weights file but reads no weight."""
     from gpt2kit.checkpoint import open_checkpoint
+    from gpt2kit.checkpoint.names import quantized_weight, trunk_shapes
 
     checkpoint = open_checkpoint(model, allow_pickle=allow_pickle)
     config = checkpoint.config
     tensors = [checkpoint.info(name) for name in checkpoint.names()]
+    shapes = {tensor.name: tensor.shape for tensor in tensors if quantized_weight(tensor.name) is None}
+    shapes.update({name: shape for name, shape in trunk_shapes(config).items() if name in shapes})
     files = sorted(path for path in checkpoint.folder.iterdir() if path.is_file())
     return {
         "model": str(model),
         "folder": str(checkpoint.folder),
         "config": {name: getattr(config, name) for name in _SHAPE},
-        "parameters": sum(_num_elements(tensor.shape) for tensor in tensors),
+        "parameters": sum(map(_num_elements, shapes.values())),
         "tensors": len(tensors),
         "dtypes": dict(Counter(tensor.dtype for tensor in tensors)),
         "weights_bytes": checkpoint.file_bytes,

@@ -11,7 +11,7 @@ import click
 from gpt2kit.cli.console import notice
 
 if TYPE_CHECKING:
-    from gpt2kit.pipelines import TextGenerationPipeline
+    from gpt2kit.pipelines import Pipeline, TextGenerationPipeline
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -39,6 +39,12 @@ def load_model(model: str | None, given: dict[str, Any]) -> TextGenerationPipeli
 
     given: the command's options, with those of engine_options and `quiet`.
     """
+    pipe: TextGenerationPipeline = load_pipeline("text-generation", model, given)
+    return pipe
+
+
+def load_pipeline(task: str, model: str | None, given: dict[str, Any], **options: Any) -> Any:
+    """Do as load_model for another task; options are the pipeline's."""
     from gpt2kit.pipelines import pipeline
 
     if model is None and not given["quiet"]:
@@ -47,7 +53,7 @@ def load_model(model: str | None, given: dict[str, Any]) -> TextGenerationPipeli
             "-m gpt2 takes the real one (a 0.5 GB download, once)"
         )
     return pipeline(
-        "text-generation",
+        task,
         model=model,
         device=given["device"],
         dtype=given["dtype"],
@@ -55,9 +61,11 @@ def load_model(model: str | None, given: dict[str, Any]) -> TextGenerationPipeli
         threads=given["threads"],
         revision=given["revision"],
         allow_pickle=given["allow_pickle"],
+        **options,
     )
 
 
-def engine_name(pipe: TextGenerationPipeline) -> str:
+def engine_name(pipe: Pipeline) -> str:
     """Return "native" or "torch"."""
-    return type(pipe.engine).__name__.removesuffix("Engine").lower()
+    engine = getattr(pipe, "engine", None) or getattr(pipe.model, "engine", None)
+    return "torch" if engine is None else type(engine).__name__.removesuffix("Engine").lower()

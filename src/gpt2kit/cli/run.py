@@ -1,4 +1,4 @@
-"""gpt2kit run: continue a text."""
+"""gpt2kit run: continue a text. The other tasks of --task are in judge.py."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2kit.cli.console import print_json, visible
+from gpt2kit.cli.judge import TASKS, judge, judging_options, refuse_foreign_options
 from gpt2kit.cli.loading import engine_name, engine_options, load_model
 from gpt2kit.cli.options import debug_option, file_option, json_option, model_option, read_text
 
@@ -28,8 +29,13 @@ _GENERATION = (
     "repetition_penalty",
     "no_repeat_ngram_size",
     "num_return_sequences",
+    "num_beams",
+    "length_penalty",
+    "num_beam_groups",
+    "diversity_penalty",
 )
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "num_return_sequences")
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+_EARLY_STOPPING = {"false": False, "true": True, "never": "never"}
 
 
 @click.command()
@@ -43,13 +49,25 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "num_return_
     "-t", "--temperature", "--temp", type=float, metavar="X", help="Higher is wilder; 0 is greedy [0.7]."
 )
 @click.option(
-    "--top-k", type=int, metavar="N", help="Choose among the N most probable tokens; 0 for all [50]."
+    "--top-k",
+    type=int,
+    metavar="N",
+    help="Choose among the N most probable tokens; 0 for all [50]. Other tasks: the N best labels or answers.",
 )
 @click.option("--top-p", type=float, metavar="P", help="Choose among the top tokens that hold probability P.")
 @click.option("--min-p", type=float, metavar="P", help="Drop tokens below P times the most probable one.")
 @click.option("--typical-p", type=float, metavar="P", help="Keep the most typical tokens that hold P.")
 @click.option("--repetition-penalty", type=float, metavar="X", help="Over 1 makes seen tokens less likely.")
 @click.option("--no-repeat-ngram-size", type=int, metavar="N", help="Never repeat N tokens in a row.")
+@click.option("--num-beams", type=int, metavar="N", help="Search with N beams instead of sampling.")
+@click.option("--length-penalty", type=float, metavar="X", help="Beams: over 0 favours long texts [1].")
+@click.option(
+    "--early-stopping",
+    type=click.Choice(list(_EARLY_STOPPING)),
+    help="Beams: end at the first N complete texts, or never before no better one can come [false].",
+)
+@click.option("--num-beam-groups", type=int, metavar="N", help="Divide the beams into N groups that differ.")
+@click.option("--diversity-penalty", type=float, metavar="X", help="Groups: how much the same token costs.")
 @click.option("--greedy", is_flag=True, help="Always take the most probable token.")
 @click.option("--seed", type=int, metavar="N", help="Make the random choices repeatable.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before TEXT; may be given several times.")
@@ -64,20 +82,31 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "num_return_
 @click.option("-v", "--verbose", is_flag=True, help="Print timings on stderr.")
 @click.option("-q", "--quiet", is_flag=True, help="No notices on stderr.")
 @click.option(
-    "--task", type=click.Choice(["text-generation"]), help="For those used to it; there is one task."
+    "--task",
+    type=click.Choice(["text-generation", *TASKS]),
+    default="text-generation",
+    metavar="TASK",
+    help=f"text-generation [default], {', '.join(TASKS)}.",
 )
+@judging_options
 @engine_options
 @debug_option
 def run(prompt: str | None, file: Path | None, model: str | None, **given: Any) -> None:
     """Continue PROMPT with a GPT-2 and print the text as it comes.
 
     PROMPT comes from the argument, from -f FILE or from stdin. Text goes to stdout, all else to stderr.
+    With another --task the text is judged by a model that was trained for it.
 
     \b
     gpt2kit run "Hello, I'm a language model"
     echo "Once upon a time" | gpt2kit run -m gpt2 --greedy -n 40
     gpt2kit run --task text-generation --model gpt2 --device 0 < prompt.txt
+    gpt2kit run --task text-classification --model ./sentiment "A fine film."
     """
+    refuse_foreign_options(given["task"])
+    if given["task"] != "text-generation":
+        judge(given["task"], prompt, file, model, given)
+        return
     start = time.perf_counter()
     options = _generation_options(given)
     text = read_text(prompt, file, "prompt")
@@ -118,17 +147,23 @@ class _Clock:
 
 def _generation_options(given: dict[str, Any]) -> dict[str, Any]:
     options = {name: given[name] for name in _GENERATION if given[name] is not None}
+    if given["early_stopping"] is not None:
+        options["early_stopping"] = _EARLY_STOPPING[given["early_stopping"]]
+    has_beams = options.get("num_beams", 1) > 1
+    choosing = _SAMPLING if has_beams else (*_SAMPLING, "num_return_sequences")
     if given["greedy"] or options.get("temperature") == 0.0:
         how = "--greedy" if given["greedy"] else "--temperature 0"
-        for name in _SAMPLING:
+        for name in choosing:
             if name in options and not (name == "temperature" and options[name] == 0.0):
                 raise click.UsageError(
                     f"{how} excludes --{name.replace('_', '-')}: there is nothing to choose"
                 )
         options.pop("temperature", None)
         options["do_sample"] = False
-    elif any(name in options for name in _SAMPLING):
+    elif any(name in options for name in choosing):
         options["do_sample"] = True
+    elif has_beams:
+        options["do_sample"] = False
     if given["keep_stop"] and not given["stop"]:
         raise click.UsageError("--keep-stop needs --stop")
     if given["stop"]:
@@ -198,6 +233,7 @@ def _report(
                 "token_ids": row.ids,
                 "finish_reason": row.finish_reason,
                 "stop_string": row.stop_string,
+                "score": row.score,
             }
             for row in rows
         ],

@@ -257,9 +257,17 @@ class GenerationConfig:
 
     @classmethod
     def for_model(cls, folder: Path) -> GenerationConfig:
-        """Return the options that a model folder recommends: its generation_config.json, or none at all."""
-        path = folder / FILE_NAME
-        config: GenerationConfig = cls.from_file(path) if path.is_file() else cls()
+        """Return the options that a model folder recommends.
+
+        They are in its generation_config.json, in old folders among the settings in config.json.
+        """
+        config: GenerationConfig
+        if (folder / FILE_NAME).is_file():
+            config = cls.from_file(folder / FILE_NAME)
+        elif (folder / "config.json").is_file():
+            config = cls.from_model_config(read_json_object(folder / "config.json"))
+        else:
+            config = cls()
         return config
 
     @classmethod
@@ -316,11 +324,18 @@ class GenerationConfig:
         return (config, unused) if return_unused_kwargs else config
 
     def save_pretrained(
-        self, save_directory: str | os.PathLike[str], config_file_name: str = FILE_NAME
+        self,
+        save_directory: str | os.PathLike[str],
+        config_file_name: str | None = None,
+        push_to_hub: bool = False,
+        *,
+        repo_id: str | None = None,
+        **hub_options: Any,
     ) -> Path:
         """Write the options that are set into a folder, made if needed, and return the file's path.
 
-        The file is replaced in one step; compile_config stays out of it. Raises GenerationError when options
+        The file is replaced in one step; compile_config stays out of it. push_to_hub also publishes it in
+        repo_id, by default a repository with the folder's name; hub_options as for push_to_hub. Raises GenerationError when options
         contradict each other or have no effect, unless they are as a file held them.
         """
         self.validate(strict=self._as_read != self.to_dict())
@@ -330,8 +345,28 @@ class GenerationConfig:
         folder.mkdir(parents=True, exist_ok=True)
         saved = copy.copy(self)
         saved.compile_config = None
-        saved.to_json_file(folder / config_file_name)
-        return folder / config_file_name
+        path = folder / (config_file_name or FILE_NAME)
+        saved.to_json_file(path)
+        if push_to_hub:
+            from gpt2kit.hub import push_files
+
+            message = {"commit_message": "Upload generation config"}
+            push_files(folder, [path.name], repo_id, **{**message, **hub_options})
+        return path
+
+    def push_to_hub(self, repo_id: str, config_file_name: str | None = None, **options: Any) -> Any:
+        """Publish generation_config.json in a repository, which is made if needed.
+
+        options: commit_message, commit_description, private, token, revision (a branch), create_pr, tags.
+        Gives huggingface_hub's CommitInfo. Raises HubError.
+        """
+        from gpt2kit.hub import push_saved
+
+        return push_saved(
+            lambda folder: [self.save_pretrained(folder, config_file_name)],
+            repo_id,
+            **{"commit_message": "Upload generation config", **options},
+        )
 
 
 def _plain(value: Any) -> Any:

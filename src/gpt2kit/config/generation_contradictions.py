@@ -26,6 +26,7 @@ def check_contradictions(config: GenerationConfig) -> None:
     """Raise GenerationError for options that cannot both be met."""
     _check_num_return_sequences(config)
     _check_forced_tokens(config)
+    _check_low_memory(config)
     _check_beam_groups(config)
     _check_constraints(config)
 
@@ -53,6 +54,13 @@ def _check_forced_tokens(config: GenerationConfig) -> None:
                 f"Every token in `{name}` ({sorted(forced)}) is also in `suppress_tokens`, which leaves no "
                 "token to choose; remove it from one of them"
             )
+
+
+def _check_low_memory(config: GenerationConfig) -> None:
+    if config.low_memory and (config.num_beams or 1) > 1:
+        raise GenerationError(
+            "`low_memory=True` is not supported with num_beams over 1: it is for contrastive search; leave it unset"
+        )
 
 
 def _check_beam_groups(config: GenerationConfig) -> None:

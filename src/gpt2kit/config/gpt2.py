@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from gpt2kit.config.bitsandbytes import BitsAndBytesConfig
 from gpt2kit.config.fields import (
     FIELDS,
     GENERATION_KEYS,
@@ -16,12 +17,11 @@ from gpt2kit.config.fields import (
     count_parameters,
     refuse,
 )
+from gpt2kit.config.hparams import CONFIG_NAME, HPARAMS_NAME, config_file, settings_of_hparams
 from gpt2kit.config.incoming import ALIASES, accept, override, refuse_unused
 from gpt2kit.config.json_file import read_json_object, to_json_text, write_json
 from gpt2kit.config.outgoing import every_setting, needed_settings, settings_of_file
 from gpt2kit.errors import ConfigError
-
-CONFIG_NAME = "config.json"
 
 # OpenAI's four sizes.
 PRESETS: dict[str, dict[str, int]] = {
@@ -118,6 +118,8 @@ class GPT2Config:
             value = FIELDS[name].check(name, value)
         elif name in OPTIONAL_CHECKS:
             value = OPTIONAL_CHECKS[name](name, value)
+        elif name == "quantization_config":
+            value = _quantization_config(value)
         elif isinstance(known := getattr(type(self), name, None), property):
             if known.fset is None:
                 raise ConfigError(f"{name} is computed from other settings and cannot be set")
@@ -257,6 +259,7 @@ class GPT2Config:
     ) -> Any:
         """Read a configuration from a folder, a JSON file or a model of the hub, with some settings changed.
 
+        The file is config.json, or the hparams.json of OpenAI's own checkpoints.
         Gives a GPT2Config, or (GPT2Config, unused keywords) with `return_unused_kwargs`; without it a keyword
         that is no setting of the configuration is refused. `trust_remote_code` changes nothing: no code is
         ever fetched. Raises ConfigError, or HubError when a name cannot be resolved.
@@ -273,9 +276,9 @@ class GPT2Config:
                 token=token,
                 local_files_only=local_files_only,
                 force_download=force_download,
-                allow_patterns=[CONFIG_NAME],
+                allow_patterns=[CONFIG_NAME, HPARAMS_NAME],
             )
-            path = folder / CONFIG_NAME
+            path = config_file(folder)
         config, unused = cls._from_file(path, settings)
         if return_unused_kwargs:
             return config, unused
@@ -292,11 +295,13 @@ class GPT2Config:
     def _from_file(cls, path: str | os.PathLike[str], settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         content = read_json_object(path)
         content.pop("attn_implementation", None)  # a file does not choose what code runs
+        is_hparams = Path(path).name == HPARAMS_NAME
         try:
+            content = settings_of_hparams(content) if is_hparams else content
             config, unused = cls.from_dict(content, return_unused_kwargs=True, **settings)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
-        config._file_keys = frozenset(content)
+        config._file_keys = None if is_hparams else frozenset(content)
         return config, unused
 
     @classmethod
@@ -339,10 +344,17 @@ class GPT2Config:
         """Write the configuration to a JSON file, atomically."""
         write_json(json_file_path, self.to_json_string(use_diff))
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
-        """Write config.json into a folder, which is made if needed.
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        push_to_hub: bool = False,
+        *,
+        repo_id: str | None = None,
+        **hub_options: Any,
+    ) -> None:
+        """Write config.json into a folder, which is made if needed, and with push_to_hub publish it too.
 
-        Raises ConfigError when the settings contradict each other or a setting of generation was put here.
+        repo_id is by default the folder's name; hub_options as for push_to_hub. Raises ConfigError when the settings contradict each other or a setting of generation was put here.
         """
         misplaced = sorted(GENERATION_KEYS & self.__dict__.keys())
         if misplaced:
@@ -355,6 +367,24 @@ class GPT2Config:
             raise ConfigError(f"{folder} is a file; give a folder")
         folder.mkdir(parents=True, exist_ok=True)
         self.to_json_file(folder / CONFIG_NAME)
+        if push_to_hub:
+            from gpt2kit.hub import push_files
+
+            push_files(folder, [CONFIG_NAME], repo_id, **{"commit_message": "Upload config", **hub_options})
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> Any:
+        """Publish config.json in a repository, which is made if needed.
+
+        options: commit_message, commit_description, private, token, revision (a branch), create_pr, tags.
+        Gives huggingface_hub's CommitInfo. Raises HubError.
+        """
+        from gpt2kit.hub import push_saved
+
+        def save(folder: Path) -> list[str]:
+            self.save_pretrained(folder)
+            return [CONFIG_NAME]
+
+        return push_saved(save, repo_id, **{"commit_message": "Upload config", **options})
 
     def update(self, config_dict: Mapping[str, Any]) -> None:
         """Set several settings at once."""
@@ -375,3 +405,16 @@ class GPT2Config:
 
     def __repr__(self) -> str:
         return f"GPT2Config {self.to_json_string()}"
+
+
+def _quantization_config(value: Any) -> Any:
+    """Check that a quantization_config is one of bitsandbytes; a file's mapping stays as it is."""
+    if isinstance(value, BitsAndBytesConfig):
+        return value
+    if not isinstance(value, Mapping):
+        raise refuse("quantization_config", value, "a BitsAndBytesConfig or a mapping with its settings")
+    try:
+        BitsAndBytesConfig.from_dict(value)
+    except ConfigError as error:
+        raise ConfigError(f"quantization_config: {error}") from None
+    return dict(value)

@@ -28,7 +28,11 @@ def accept(settings: Mapping[str, Any]) -> dict[str, Any]:
         import logging
 
         logging.getLogger("gpt2kit").info("configuration: ignored %s", ", ".join(map(repr, dropped)))
-    given = {name: _without_code(value) for name, value in settings.items() if name not in dropped}
+    given = {
+        name: value if name == "quantization_config" else _without_code(value)  # it knows all its keys
+        for name, value in settings.items()
+        if name not in dropped
+    }
     if "_name_or_path" in settings:  # the one private name that is a mere text, in files of Transformers 4
         given.setdefault("name_or_path", settings["_name_or_path"])
     for alias, name in ALIASES.items():
@@ -42,11 +46,8 @@ def accept(settings: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"model_type is {str(model_type)[:80]!r}; allowed: 'gpt2', this is GPT-2 only")
     if given.pop("per_layer_config", None):
         raise ConfigError("per_layer_config is not supported: all layers of a GPT-2 here have one shape")
-    if given.pop("quantization_config", None) is not None:
-        raise ConfigError(
-            "quantization_config is set: the weights are quantised in a format that is not supported; use "
-            "the model's float weights"
-        )
+    if given.get("quantization_config", 0) is None:
+        del given["quantization_config"]
     return given
 
 

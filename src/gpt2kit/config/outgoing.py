@@ -6,6 +6,7 @@ import copy
 from collections.abc import Set
 from typing import Any
 
+from gpt2kit.config.bitsandbytes import BitsAndBytesConfig
 from gpt2kit.config.fields import FIELDS
 from gpt2kit.config.incoming import ALIASES
 
@@ -29,16 +30,18 @@ _COMMON: dict[str, Any] = {
 
 def every_setting(attributes: dict[str, Any]) -> dict[str, Any]:
     """Give all settings among a configuration's attributes, as plain values."""
-    settings = {
-        name: copy.deepcopy(list(value) if isinstance(value, tuple) else value)
-        for name, value in attributes.items()
-        if not name.startswith("_")
-    }
+    settings = {name: _plain(value) for name, value in attributes.items() if not name.startswith("_")}
     settings["_name_or_path"] = attributes["_name_or_path"]
     settings["output_attentions"] = attributes["_output_attentions"]
     settings["model_type"] = "gpt2"
     settings["transformers_version"] = attributes["transformers_version"] or TRANSFORMERS_VERSION
     return settings
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BitsAndBytesConfig):
+        return value.to_dict()
+    return copy.deepcopy(list(value) if isinstance(value, tuple) else value)
 
 
 def needed_settings(attributes: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Both speak token ids and implement `gpt2kit.generation.protocol.Engine`.
 """
 
-from gpt2kit.engine.load import load_engine
+from gpt2kit.engine.load import choose_engine, load_engine
 from gpt2kit.engine.native import NativeEngine
 
-__all__ = ["NativeEngine", "load_engine"]
+__all__ = ["NativeEngine", "choose_engine", "load_engine"]

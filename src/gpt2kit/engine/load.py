@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from gpt2kit.checkpoint import Checkpoint, open_checkpoint
 from gpt2kit.checkpoint.dtypes import DTYPE_OPTIONS
-from gpt2kit.config import GenerationConfig
+from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.engine.native import NativeEngine, unsupported_reason
 from gpt2kit.errors import EngineError, MissingDependencyError
 from gpt2kit.generation.protocol import Engine
@@ -42,33 +42,15 @@ def load_engine(
     Raises EngineError for a combination that cannot run and MissingDependencyError where torch is needed
     and absent; CheckpointError or HubError for a model that cannot be read.
     """
-    if engine not in ("auto", "native", "torch"):
-        raise EngineError(f"engine is {engine!r}; it must be 'auto', 'native' or 'torch'")
     if dtype not in DTYPE_OPTIONS:
         raise EngineError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPE_OPTIONS)}")
     if quant is not None:
         raise EngineError(f"quant is {quant!r}; quantised weights are not supported, only quant=None")
     checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(model, **checkpoint_options)
     generation_config = GenerationConfig.for_model(checkpoint.folder)
-    is_cpu = device is None or str(device) == "cpu"
-
-    if engine == "auto":
-        reason = unsupported_reason(checkpoint.config)
-        if not is_cpu:
-            reason = f"device is {device!r}"
-        engine = "native" if reason is None else "torch"
-        logger.info("engine: %s%s", engine, f" ({reason})" if reason else "")
-    if engine == "native":
-        if not is_cpu:
-            raise EngineError(
-                f"the native engine runs on the CPU, not on device {device!r}; use engine='torch'"
-            )
+    if choose_engine(checkpoint.config, engine, device=device) == "native":
         return NativeEngine.from_checkpoint(
             checkpoint, dtype=dtype, threads=threads, generation_config=generation_config
-        )
-    if find_spec("torch") is None:
-        raise MissingDependencyError(
-            "engine 'torch' needs PyTorch, which is not installed; pip install 'gpt2kit[torch]'"
         )
     from gpt2kit.engine.torch import TorchEngine
 
@@ -82,3 +64,30 @@ def load_engine(
         device=device if device is not None else "cpu",
         generation_config=generation_config,
     )
+
+
+def choose_engine(
+    config: GPT2Config, engine: str = "auto", *, device: str | int | None = None
+) -> Literal["native", "torch"]:
+    """Return which engine runs a model; arguments as for load_engine, whose errors it raises."""
+    if engine not in ("auto", "native", "torch"):
+        raise EngineError(f"engine is {engine!r}; it must be 'auto', 'native' or 'torch'")
+    is_cpu = device is None or str(device) == "cpu"
+
+    if engine == "auto":
+        reason = unsupported_reason(config)
+        if not is_cpu:
+            reason = f"device is {device!r}"
+        engine = "native" if reason is None else "torch"
+        logger.info("engine: %s%s", engine, f" ({reason})" if reason else "")
+    if engine == "native":
+        if not is_cpu:
+            raise EngineError(
+                f"the native engine runs on the CPU, not on device {device!r}; use engine='torch'"
+            )
+        return "native"
+    if find_spec("torch") is None:
+        raise MissingDependencyError(
+            "engine 'torch' needs PyTorch, which is not installed; pip install 'gpt2kit[torch]'"
+        )
+    return "torch"

@@ -61,10 +61,18 @@ def unsupported_reason(config: GPT2Config) -> str | None:
         return "add_cross_attention=True has no native implementation"
     if config.pruned_heads and any(config.pruned_heads.values()):
         return "heads are pruned, and the native kernels take all layers to have n_head of them"
+    if hasattr(config, "quantization_config"):
+        return "its weights are quantised by bitsandbytes"
     if config.activation_function not in ACTIVATIONS:
         known = ", ".join(sorted(ACTIVATIONS))
         return f"activation_function {config.activation_function!r} has no native kernel; it has {known}"
     return None
+
+
+def _refuse_unsupported(config: GPT2Config) -> None:
+    reason = unsupported_reason(config)
+    if reason is not None:
+        raise EngineError(f"the native engine cannot run this model: {reason}; use engine='torch'")
 
 
 def shallower(config: GPT2Config, n_layer: int) -> GPT2Config:
@@ -115,9 +123,7 @@ class NativeEngine:
         generation_config: defaults for generate().
         Raises EngineError for a configuration that has no native implementation or an unusable argument.
         """
-        reason = unsupported_reason(config)
-        if reason is not None:
-            raise EngineError(f"the native engine cannot run this model: {reason}; use engine='torch'")
+        _refuse_unsupported(config)
         if threads is not None and not 1 <= threads <= 1024:
             raise EngineError(f"threads is {threads}; it must be from 1 to 1024")
         self._config = config
@@ -157,6 +163,7 @@ class NativeEngine:
         dtype: "auto" uses each tensor where it lies in the file; "float32", "bfloat16" and "float16" convert
             those that are stored otherwise, once.
         """
+        _refuse_unsupported(checkpoint.config)
         names = [
             name
             for name in checkpoint.names()
@@ -182,10 +189,22 @@ class NativeEngine:
         """How many threads compute."""
         return int(self._model.threads)
 
-    def new_sequence(self) -> Sequence:
+    def new_sequence(self) -> _native.KvSequence:
         """Return an empty sequence with room for n_positions tokens; memory is taken as it fills."""
-        sequence: Sequence = self._model.new_sequence()
-        return sequence
+        return self._model.new_sequence()
+
+    def new_sequence_from(self, keys: npt.ArrayLike, values: npt.ArrayLike) -> _native.KvSequence:
+        """Return a sequence that starts with copies of the keys and values of S tokens.
+
+        Both (n_layer, n_head, S, n_embd / n_head), as a sequence's keys_values() gives them and as torch's caches
+        hold them for one text. Raises EngineError for another shape.
+        """
+        try:
+            return self._model.new_sequence_from(
+                np.ascontiguousarray(keys, np.float32), np.ascontiguousarray(values, np.float32)
+            )
+        except (ValueError, TypeError) as error:
+            raise EngineError(str(error)) from error
 
     def forward(
         self,

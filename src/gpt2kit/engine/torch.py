@@ -24,7 +24,7 @@ from gpt2kit.model import DynamicCache, GPT2DoubleHeadsModel, GPT2LMHeadModel
 from gpt2kit.model.cache import EncoderDecoderCache, RaggedCache
 from gpt2kit.model.cache_base import Cache
 from gpt2kit.model.gpt2 import GPT2WithLMHead
-from gpt2kit.model.loading import as_device
+from gpt2kit.model.placement import as_device
 
 if TYPE_CHECKING:
     from gpt2kit.checkpoint import Checkpoint

@@ -48,6 +48,8 @@ def beam_search(
         once; at least one prompt does.
     Rows that do not exist, as the processors leave fewer sequences, are empty and have the score -1e9.
     """
+    # A beam needs a token to go on with beside all that would end it.
+    min_tokens_to_keep = max(2, 1 + len(options.eos_token_ids))
     streams = [
         _Stream(watches[start : start + options.num_return_sequences])
         for start in range(0, len(watches), options.num_return_sequences)
@@ -65,13 +67,8 @@ def beam_search(
                     engine.new_sequence() if starts is None else starts[index],
                     options,
                     seeds[index],
-                    # Enough to go on with when every end token is among the most probable.
                     build_processors(
-                        options,
-                        index,
-                        prompts[index],
-                        custom,
-                        min_tokens_to_keep=max(2, len(options.eos_token_ids) + 1),
+                        options, index, prompts[index], custom, min_tokens_to_keep=min_tokens_to_keep
                     ),
                     stopping_criteria,
                     new_text() if options.stop_strings else None,
@@ -82,11 +79,7 @@ def beam_search(
             _forward(engine, active, wanted)
             if custom.guidance is not None:
                 custom.guidance.advance(
-                    [
-                        (search.prompt_index, beam.ids[len(prompts[search.prompt_index]) :])
-                        for search in active
-                        for beam in search.live
-                    ]
+                    [(s.prompt_index, s.new_ids(beam)) for s in active for beam in s.live]
                 )
             is_late = deadline is not None and time.monotonic() >= deadline
             for search in active:
@@ -95,7 +88,7 @@ def beam_search(
                 if is_streamed and not search.is_done and stream.tell(search.settled()):
                     search.stop()
             active = [search for search in active if not search.is_done]
-        return [
+        rows = [
             row
             for search, stream in zip(searches, streams, strict=True)
             for row in _rows(search, stream, wanted, is_streamed)
@@ -103,7 +96,19 @@ def beam_search(
     except BaseException:
         for search in searches:
             search.free()
+        if starts is not None:
+            for index in waiting:
+                starts[index].free()
         raise
+    unmet = sorted({s.prompt_index for s in searches for beam in s.results() if not beam.is_satisfied})
+    if unmet:
+        warnings.warn(
+            f"rows of prompt {', '.join(map(str, unmet))} do not meet the constraints: raise num_beams or "
+            "max_new_tokens",
+            UserWarning,
+            stacklevel=4,
+        )
+    return rows
 
 
 def _forward(engine: Engine, active: list[PromptSearch], wanted: Wanted) -> None:
@@ -156,12 +161,5 @@ def _rows(search: PromptSearch, stream: _Stream, wanted: Wanted, is_streamed: bo
             result.beam_indices = [] if beam is None else beam.beam_indices
         result.steps = search.steps if wanted else None
         result.sequence = None if beam is None else beam.sequence
-        if beam is not None and not beam.is_satisfied:
-            warnings.warn(
-                f"row {row} of prompt {search.prompt_index} does not meet the constraints: too few beams or too few "
-                "new tokens; raise num_beams or max_new_tokens",
-                UserWarning,
-                stacklevel=2,
-            )
         rows.append(result)
     return rows

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Scores = npt.NDArray[np.float32]
+from gpt2kit.generation.scores import Ids, Scores
 
 
 class Candidate(NamedTuple):
@@ -22,13 +21,6 @@ class Candidate(NamedTuple):
     beam: int
     token_id: int
     total: np.float32
-
-
-def log_softmax(logits: Scores) -> Scores:
-    """Return float32 log-probabilities (V,); the sum over the vocabulary is taken in float64."""
-    shifted = logits - logits.max()
-    out: Scores = shifted - np.float32(np.log(np.exp(shifted).sum(dtype=np.float64)))
-    return out
 
 
 def best(totals: Scores, count: int) -> list[Candidate]:
@@ -71,7 +63,7 @@ def draw(totals: Scores, coins: Sequence[float]) -> list[Candidate]:
     return _candidates(totals, left[drawn])
 
 
-def _candidates(totals: Scores, flat_indices: npt.NDArray[np.int64]) -> list[Candidate]:
+def _candidates(totals: Scores, flat_indices: Ids) -> list[Candidate]:
     beams, token_ids = np.divmod(flat_indices, totals.shape[1])
     chosen = totals.ravel()[flat_indices]
     return [

@@ -17,11 +17,12 @@ from typing import Literal
 
 import numpy as np
 
-from gpt2kit.generation.beams_candidates import Candidate, Scores
+from gpt2kit.generation.beams_candidates import Candidate
 from gpt2kit.generation.beams_coverage import Coverage, in_rounds
 from gpt2kit.generation.options import Options
 from gpt2kit.generation.protocol import Output
 from gpt2kit.generation.protocol import Sequence as CachedSequence
+from gpt2kit.generation.scores import Scores
 from gpt2kit.generation.text import RowText
 
 End = Literal["stop", "length", "time"]
@@ -79,10 +80,12 @@ class BeamGroup:
         """How many candidates leave `size` that do not end with an end token."""
         return max(2, 1 + len(self._options.eos_token_ids)) * self._size
 
-    def step(self, candidates: Iterable[Candidate], processed: list[Scores], end_test: EndTest) -> None:
+    def step(self, candidates: Iterable[Candidate], processed: list[Scores], end_test: EndTest) -> list[int]:
         """Replace the live beams by their successors; none is left when the search of this group is over.
 
         candidates: in the order of their rank. processed: one (V,) a live beam.
+        Returns the tokens that the group chose: the last ones of its best beams that do not stop, though
+        length or time may end them.
         """
         beams = []
         for candidate in candidates:
@@ -91,7 +94,7 @@ class BeamGroup:
             if beam.end != "stop" or beam.is_satisfied:
                 beams.append(beam)
         if self._options.constraints:
-            beams = in_rounds(beams, lambda beam: beam.coverage.bank if beam.coverage else 0, _total)
+            beams = _in_order_of_coverage(beams)
         num_new = len(self.live[0].ids) + 1 - self._prompt_length
         for beam in (ending := [beam for beam in beams[: self._size] if beam.end]):
             beam.score = self._score(beam.total, num_new)
@@ -102,6 +105,7 @@ class BeamGroup:
         self.live = going_on[: self._size]
         if self._is_over(num_new):
             self.live = []
+        return [beam.ids[-1] for beam in beams if beam.end != "stop"][: self._size]
 
     def _extend(self, candidate: Candidate) -> Beam:
         parent = self.live[candidate.beam]
@@ -128,6 +132,13 @@ class BeamGroup:
         length = self._max_new_tokens if is_hopeful else num_new
         highest = max(self.live, key=_total).total
         return self._score(highest, length) <= self.finished[-1].score
+
+
+def _in_order_of_coverage(beams: list[Beam]) -> list[Beam]:
+    """Put candidates of a constrained search in rounds over the banks; at the last step the met ones first."""
+    if all(beam.end for beam in beams):
+        return sorted(beams, key=lambda beam: (not beam.is_satisfied, -_total(beam)))
+    return in_rounds(beams, lambda beam: beam.coverage.bank if beam.coverage else 0, _total)
 
 
 def _total(beam: Beam) -> float:

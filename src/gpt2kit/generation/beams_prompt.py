@@ -7,16 +7,18 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from gpt2kit.errors import GenerationError
-from gpt2kit.generation.beams_candidates import Candidate, Scores, best, draw, log_softmax
+from gpt2kit.generation.beams_candidates import Candidate, best, draw
 from gpt2kit.generation.beams_coverage import Coverage
 from gpt2kit.generation.beams_group import Beam, BeamGroup, End
 from gpt2kit.generation.options import Options
+from gpt2kit.generation.penalties import normalize
 from gpt2kit.generation.processors import LogitsProcessor, process
 from gpt2kit.generation.protocol import Array, Output
 from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.random import coin
 from gpt2kit.generation.rows import Steps, Wanted
 from gpt2kit.generation.sampling import no_choice_message
+from gpt2kit.generation.scores import Scores
 from gpt2kit.generation.text import RowText
 
 # (ids of the whole sequence, the last one included, scores that it was chosen from) -> True to end the row
@@ -82,8 +84,7 @@ class PromptSearch:
             for offset, (beam, scores) in enumerate(zip(group.live, processed, strict=True)):
                 places[group.first_place + offset] = beam, scores
             totals = np.stack([s + b.total for s, b in zip(processed, group.live, strict=True)])
-            group.step(self._candidates(group, totals), processed, self._end_of)
-            chosen += [beam.ids[-1] for beam in group.live]
+            chosen += group.step(self._candidates(group, totals), processed, self._end_of)
         self._keep_step(places)
         if self._wanted.sequence:
             self._keep_sequences()
@@ -129,7 +130,7 @@ class PromptSearch:
         al., "Diverse Beam Search", 2016, with the Hamming distance).
         """
         assert beam.output is not None and beam.output.logits is not None
-        scores = log_softmax(beam.output.logits)
+        scores = normalize(beam.output.logits)
         if chosen:
             token_ids, counts = np.unique(chosen, return_counts=True)
             scores[token_ids] -= np.float32(self._options.diversity_penalty) * counts.astype(np.float32)
@@ -157,11 +158,11 @@ class PromptSearch:
             is_stopped |= beam.text.stop_string is not None
         # Every criterion is asked, so that one with a memory sees every candidate.
         is_stopped |= any([bool(criterion(beam.ids, scores)) for criterion in self._criteria])
+        if is_stopped:
+            return "stop"
         if len(beam.ids) >= self._max_length:
             return "length"
-        if self._is_late:
-            return "time"
-        return "stop" if is_stopped else None
+        return "time" if self._is_late else None
 
     def _keep_step(self, places: dict[int, tuple[Beam, Scores]]) -> None:
         """Keep what is wanted of this step, stacked over all places; one without a beam repeats another's."""

@@ -23,6 +23,9 @@ from gpt2kit.errors import GenerationError
 from gpt2kit.generation.beams_constraints import Constraint, constraints_of
 from gpt2kit.generation.strategies import Assistance, Strategy, resolve_assistance, resolve_strategy
 
+# Scores are float32: a divisor past 2 ** 120 or below 2 ** -120 would leave no room for them.
+_MAX_SCALE_BITS = 120
+
 
 @dataclass(frozen=True)
 class Options:
@@ -53,12 +56,6 @@ class Options:
     max_time: float | None  # seconds
     strategy: Strategy  # None is greedy decoding or sampling
     assistance: Assistance
-    num_beams: int
-    length_penalty: float
-    early_stopping: bool | str  # or "never"
-    num_beam_groups: int  # divides num_beams
-    diversity_penalty: float
-    constraints: tuple[Constraint, ...]  # constraints and force_words_ids, in their first states
     top_h: float = 0.0
     sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
     encoder_repetition_penalty: float = 1.0
@@ -72,6 +69,12 @@ class Options:
     guidance_scale: float = 1.0
     watermarking_config: BaseWatermarkingConfig | None = None
     renormalize_logits: bool = False
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False  # or "never"
+    num_beam_groups: int = 1  # divides num_beams
+    diversity_penalty: float = 0.0
+    constraints: tuple[Constraint, ...] = ()  # constraints and force_words_ids, in their first states
 
     @property
     def is_native(self) -> bool:
@@ -167,8 +170,7 @@ def resolve(
         _max_new_tokens(merged, model, length, negative_length, default_new_tokens)
         for length, negative_length in zip_longest(prompt_lengths, negative_lengths, fillvalue=0)
     )
-    if value["num_beams"] > 1:
-        _check_length_penalty(value["length_penalty"], max(max_new_tokens, default=1))
+    beams = _beam_options(value, model, max(max_new_tokens, default=1)) if value["num_beams"] > 1 else {}
     return Options(
         max_new_tokens=max_new_tokens,
         min_new_tokens=tuple(
@@ -207,12 +209,7 @@ def resolve(
         guidance_scale=1.0 if value["guidance_scale"] is None else value["guidance_scale"],
         watermarking_config=value["watermarking_config"],
         renormalize_logits=bool(value["renormalize_logits"]),
-        num_beams=value["num_beams"],
-        length_penalty=value["length_penalty"],
-        early_stopping=value["early_stopping"],
-        num_beam_groups=value["num_beam_groups"],
-        diversity_penalty=value["diversity_penalty"],
-        constraints=tuple(constraints_of(merged.constraints, merged.force_words_ids, model.vocab_size)),
+        **beams,
     )
 
 
@@ -236,6 +233,26 @@ def _as_tuple(value: int | list[int] | None) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, list) else (value,)
 
 
+def _beam_options(value: Mapping[str, Any], model: GPT2Config, longest: int) -> dict[str, Any]:
+    """Return the fields of Options for a search with beams; longest: the most new tokens of a prompt."""
+    penalty = value["length_penalty"]
+    if abs(penalty) * math.log2(longest) > _MAX_SCALE_BITS:
+        raise GenerationError(
+            f"length_penalty={penalty} is too far from 0: scores are divided by length ** length_penalty, which "
+            f"{longest} new tokens make too large or too small a number"
+        )
+    return {
+        "num_beams": value["num_beams"],
+        "length_penalty": penalty,
+        "early_stopping": value["early_stopping"],
+        "num_beam_groups": value["num_beam_groups"],
+        "diversity_penalty": value["diversity_penalty"] or 0.0,
+        "constraints": tuple(
+            constraints_of(value["constraints"], value["force_words_ids"], model.vocab_size)
+        ),
+    }
+
+
 def _sequence_bias(
     value: Mapping[tuple[int, ...], float] | list[list[Any]] | None,
 ) -> tuple[tuple[tuple[int, ...], float], ...]:
@@ -252,15 +269,6 @@ def _check_vocabulary(name: str, token_ids: Iterable[int], model: GPT2Config) ->
             raise GenerationError(
                 f"{name} holds {token_id}, but the vocabulary has ids 0 to {model.vocab_size - 1}"
             )
-
-
-def _check_length_penalty(penalty: float, length: int) -> None:
-    """Raise GenerationError when length ** penalty is no number that a float32 score can be divided by."""
-    if abs(penalty) * math.log2(length) > 120:
-        raise GenerationError(
-            f"length_penalty={penalty} is too far from 0: scores are divided by length ** length_penalty, and "
-            f"{length} new tokens make that overflow"
-        )
 
 
 def _max_new_tokens(

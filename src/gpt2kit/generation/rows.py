@@ -95,7 +95,7 @@ class Generated:
         frees it.
     prompt_ids: the prompt as token_healing left it, when it was asked for; its new text is in `text` too.
     score, beam_indices: of a strategy with beams, the row's final score, and for each new id the beam (0 to
-        num_beams - 1, of this prompt) that it was appended to.
+        num_beams - 1, of this prompt) that it was appended to; None when a callback ended the row early.
     """
 
     prompt_index: int

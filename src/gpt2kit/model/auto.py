@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from gpt2kit.checkpoint import Checkpoint
 from gpt2kit.config import GPT2Config
+from gpt2kit.errors import ConfigError
 from gpt2kit.model.gpt2 import GPT2LMHeadModel, GPT2Model, GPT2PreTrainedModel
 from gpt2kit.model.heads import (
     GPT2ForQuestionAnswering,
@@ -16,17 +17,34 @@ from gpt2kit.model.heads import (
 class _Auto:
     _model: ClassVar[type[GPT2PreTrainedModel]]
 
+    def __init__(self) -> None:
+        name = type(self).__name__
+        raise TypeError(
+            f"{name} is designed to be instantiated using {name}.from_pretrained(name_or_path) or "
+            f"{name}.from_config(config)"
+        )
+
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str] | Checkpoint, **options: Any
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | Checkpoint | None, **options: Any
     ) -> Any:
-        """Read a model; options as for from_pretrained of the class that it makes."""
+        """Read a model; options as for from_pretrained of the class that it makes.
+
+        A folder of another kind of model is refused with a ConfigError.
+        """
         return cls._model.from_pretrained(pretrained_model_name_or_path, **options)
 
     @classmethod
     def from_config(cls, config: GPT2Config, **options: Any) -> Any:
         """Build a model with random weights; options as for from_config of the class that it makes."""
+        if not isinstance(config, GPT2Config):
+            raise ConfigError(
+                f"{cls.__name__}.from_config got a {type(config).__module__}.{type(config).__name__}; give a "
+                "gpt2kit.GPT2Config"
+            )
         return cls._model.from_config(config, **options)
+
+    _from_config = from_config
 
 
 class AutoModel(_Auto):

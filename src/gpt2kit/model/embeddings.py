@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ConfigError
+from gpt2kit.model.quantized_linear import QuantizedLinear
 
 # Of the old rows' covariance, for new rows: enough to tell them apart, too little to change what is likely.
 _SPREAD = 1e-9
@@ -97,14 +98,23 @@ class EmbeddingAccess(nn.Module):
         left_out = {
             id(m.weight) for m in self.modules() if exclude_embeddings and isinstance(m, nn.Embedding)
         }
+        packed = {
+            id(m.weight): m.in_features * m.out_features
+            for m in self.modules()
+            if isinstance(m, QuantizedLinear)
+        }
         return sum(
-            p.numel()
+            packed.get(id(p), p.numel())
             for p in self.parameters()
             if id(p) not in left_out and (p.requires_grad or not only_trainable)
         )
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
-        """Bytes that the weights take, a tied head counted once, and with return_buffers the buffers too."""
+        """Bytes that the weights take, a tied head counted once, and with return_buffers the buffers too.
+
+        Scales of quantised weights are not counted, as they are not in Transformers: 4 bytes in 64 weights, or 1
+        with double quantisation.
+        """
         held = [*self.parameters(), *(self.buffers() if return_buffers else ())]
         return sum(tensor.nbytes for tensor in held)
 

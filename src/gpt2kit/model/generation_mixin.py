@@ -89,6 +89,15 @@ class GenerationMixin:
 
         return torch_generation.compute_transition_scores(sequences, scores, beam_indices, normalize_logits)
 
+    def heal_tokens(self, input_ids: Tensor, tokenizer: Any = None) -> Tensor:
+        """Return input_ids (B, T) with each row's last token chosen again among those that begin with its text.
+
+        What generate(token_healing=True) does first; see gpt2kit.generation.healing.
+        """
+        from gpt2kit import torch_generation
+
+        return torch_generation.heal_tokens(self, input_ids, tokenizer)  # type: ignore[arg-type]  # as above
+
     def score(
         self, texts: Iterable[str], tokenizer: Any = None, *, engine: str = "auto", **options: Any
     ) -> "list[Score]":
@@ -101,12 +110,3 @@ class GenerationMixin:
         from gpt2kit import torch_generation
 
         return torch_generation.score_texts(self, texts, tokenizer, engine=engine, **options)  # type: ignore[arg-type]
-
-    def heal_tokens(self, input_ids: Tensor, tokenizer: Any = None) -> Tensor:
-        """Return input_ids (B, T) with each row's last token chosen again among those that begin with its text.
-
-        What generate(token_healing=True) does first; see gpt2kit.generation.healing.
-        """
-        from gpt2kit import torch_generation
-
-        return torch_generation.heal_tokens(self, input_ids, tokenizer)  # type: ignore[arg-type]  # as above

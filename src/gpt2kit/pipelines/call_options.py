@@ -23,18 +23,6 @@ class ReturnType(enum.Enum):
     FULL_TEXT = 2
 
 
-# What Transformers' pipeline takes besides, and why it is not taken here; None and False are.
-_REFUSED = {
-    "num_workers": "prompts are tokenized in this process",
-    "assistant_model": "assisted generation is not available",
-    "assistant_tokenizer": "assisted generation is not available",
-    "continue_final_message": "GPT-2 has no chat template",
-    "tools": "GPT-2 has no chat template",
-    "documents": "GPT-2 has no chat template",
-    "prefix_allowed_tokens_fn": "pass a callable in logits_processor instead",
-    "trust_remote_code": "code that comes with a model is never run",
-}
-
 # The pipeline's own defaults for what neither the call nor the model's generation_config.json sets.
 _DEFAULTS = {"do_sample": True, "temperature": 0.7}
 DEFAULT_NEW_TOKENS = 256
@@ -52,8 +40,15 @@ class CallOptions:
     stop_sequence: Transformers' name for stop_strings. trim_stop_strings: end the text before them.
     truncation, padding, add_special_tokens, tokenizer_encode_kwargs: for the tokenizer; rows are never
         padded.
+    continue_final_message: go on with the last message of a chat instead of replying to it; None does so
+        when it is the assistant's.
+    tools, documents: lists of dicts for a chat's template. chat_template: a Jinja template, the name of one of
+        the tokenizer's, or "plain" for lines of "role: content".
     batch_size: how many prompts of a generator are taken at once. max_rows: how many rows run at once.
-    seed, logits_processor, stopping_criteria, on_token, on_text: as for gpt2kit.generation.generate.
+    num_workers: accepted and without effect: prompts are tokenized in this process.
+    assistant_model: a smaller model that guesses ahead; assistant_tokenizer: its own, if it has another.
+    seed, logits_processor, stopping_criteria, prefix_allowed_tokens_fn, negative_prompt_ids, on_token, on_text:
+        as for gpt2kit.generation.generate.
     streamer: an object with put(ids) and end(), for a single row.
     """
 
@@ -71,11 +66,20 @@ class CallOptions:
     padding: Any = None
     add_special_tokens: bool | None = None
     tokenizer_encode_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    continue_final_message: bool | None = None
+    tools: Sequence[Any] | None = None
+    documents: Sequence[Any] | None = None
+    chat_template: str | None = None
     batch_size: int = 1
+    num_workers: int = 0
     max_rows: int = DEFAULT_MAX_ROWS
     seed: int | Sequence[int] | None = None
     logits_processor: Sequence[Any] = ()
     stopping_criteria: Sequence[Any] = ()
+    prefix_allowed_tokens_fn: Any = None
+    negative_prompt_ids: Sequence[Sequence[int]] | None = None
+    assistant_model: Any = None
+    assistant_tokenizer: Any = None
     on_token: OnToken | None = None
     on_text: OnText | None = None
     streamer: Any = None
@@ -90,10 +94,7 @@ class CallOptions:
         own: dict[str, Any] = {}
         generation: dict[str, Any] = {}
         for name, value in options.items():
-            if name in _REFUSED:
-                if value:
-                    raise GenerationError(f"{name}={value!r} is not supported: {_REFUSED[name]}")
-            elif name in _OWN:
+            if name in _OWN:
                 own[name] = _OWN_DEFAULTS[name] if value is None else value
             elif name in CHECKS:
                 generation[name] = check_value(name, value)
@@ -144,8 +145,13 @@ class CallOptions:
             )
         if not isinstance(self.prefix, str):
             raise GenerationError(f"prefix must be a string, got {self.prefix!r}")
-        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise GenerationError(f"batch_size must be an int of at least 1, got {self.batch_size!r}")
+        for name, value, least in (("batch_size", self.batch_size, 1), ("num_workers", self.num_workers, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise GenerationError(f"{name} must be an int of at least {least}, got {value!r}")
+        if self.continue_final_message not in (None, True, False):
+            raise GenerationError(
+                f"continue_final_message must be True, False or None, got {self.continue_final_message!r}"
+            )
         if self.streamer is not None and not (
             hasattr(self.streamer, "put") and hasattr(self.streamer, "end")
         ):

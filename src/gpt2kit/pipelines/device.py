@@ -6,25 +6,37 @@ import importlib.util
 import re
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gpt2kit.errors import EngineError
 
 _TYPES = ("cuda", "mps", "xpu")
+# Values of device_map that leave the placing to torch's loader, where there is an accelerator to place on.
+_PLANS = ("auto", "balanced", "balanced_low_0", "sequential")
+
+
+def needs_placing(device_map: Any) -> bool:
+    """Tell whether a device_map is for torch's loader: a plan, or a dict that names more than the CPU."""
+    if isinstance(device_map, Mapping):
+        return any(str(place) != "cpu" for place in device_map.values())
+    return isinstance(device_map, str) and device_map in _PLANS and _accelerator() is not None
 
 
 def choose_device(device: Any) -> str:
     """Return "cpu" or the name of a torch device for what Transformers calls `device` or `device_map`.
 
-    None, -1, "cpu" and "auto" are the CPU. A number is that accelerator; without one it falls back to the
+    None, -1, "cpu", "auto" and its like are the CPU, and so is a device_map of CPUs. A number is that accelerator; without one it falls back to the
     CPU with one warning. A named accelerator ("cuda", "cuda:1", "mps", "xpu:0") that is not there is an
     EngineError.
     """
     kind = getattr(device, "type", None)  # a torch.device
     if isinstance(kind, str):
         device = str(device)
-    if device is None or device in (-1, "cpu", "auto"):
+    if isinstance(device, Mapping) and device and not needs_placing(device):
+        return "cpu"
+    if device is None or (isinstance(device, (int, str)) and device in (-1, "cpu", *_PLANS)):
         return "cpu"
     if isinstance(device, str) and device.isdigit():
         device = int(device)

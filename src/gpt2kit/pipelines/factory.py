@@ -3,132 +3,254 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from gpt2kit.checkpoint import Checkpoint
-from gpt2kit.errors import GenerationError
-from gpt2kit.generation import Engine
-from gpt2kit.pipelines.device import choose_device
-from gpt2kit.pipelines.text_generation import TextGenerationPipeline
+from gpt2kit.checkpoint import Checkpoint, open_checkpoint
+from gpt2kit.config import AutoConfig, GPT2Config
+from gpt2kit.engine import choose_engine, load_engine
+from gpt2kit.errors import PipelineError
+from gpt2kit.pipelines.base import Pipeline
+from gpt2kit.pipelines.device import choose_device, needs_placing
 
-TASKS = {"text-generation": TextGenerationPipeline}
+# Task -> module and class of its pipeline.
+TASKS = {
+    "text-generation": "text_generation:TextGenerationPipeline",
+    "feature-extraction": "feature_extraction:FeatureExtractionPipeline",
+    "text-classification": "text_classification:TextClassificationPipeline",
+    "token-classification": "token_classification:TokenClassificationPipeline",
+    "zero-shot-classification": "zero_shot_classification:ZeroShotClassificationPipeline",
+    "question-answering": "question_answering:QuestionAnsweringPipeline",
+}
+ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
+
+# What a model is for when no task is named: the task of its architecture.
+_TASK_OF = {
+    "GPT2ForSequenceClassification": "text-classification",
+    "GPT2ForTokenClassification": "token-classification",
+    "GPT2ForQuestionAnswering": "question-answering",
+    "GPT2Model": "feature-extraction",
+}
+# Options of model_kwargs that are arguments of pipeline() too.
+_LOADING = ("subfolder", "cache_dir", "force_download", "local_files_only", "variant", "device_map")
 
 
 def pipeline(
     task: str | None = None,
     model: Any = None,  # a folder, a hub name, a Checkpoint, an engine or a torch model
-    tokenizer: Any = None,  # a folder, a hub name or a tokenizer
-    *,
+    config: str | os.PathLike[str] | GPT2Config | None = None,
+    tokenizer: Any = None,  # a folder, a hub name, (one of these, its options) or a tokenizer
+    feature_extractor: None = None,
+    image_processor: None = None,
+    video_processor: None = None,
+    processor: None = None,
     revision: str | None = None,
-    subfolder: str | None = None,
-    cache_dir: str | None = None,
+    use_fast: bool = True,
     token: str | bool | None = None,
+    device: Any = None,  # None, a number, a string or a torch.device
+    device_map: Any = None,
+    dtype: Any = "auto",
+    trust_remote_code: bool | None = None,
+    model_kwargs: dict[str, Any] | None = None,
+    pipeline_class: Any = None,
+    *,
+    torch_dtype: Any = None,
+    subfolder: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
     variant: str | None = None,
     allow_pickle: bool = False,
-    device: Any = None,  # None, a number, a string or a torch.device
-    device_map: Any = None,
-    dtype: Any = "auto",
     quant: str | None = None,
     threads: int | None = None,
     engine: str = "auto",
     **options: Any,
-) -> TextGenerationPipeline:
+) -> Any:
     """Load a model and its tokenizer for a task and return the pipeline.
 
-    task: "text-generation", or None for it. model: a folder or hub name; None is the small built-in model.
-    tokenizer: only needed when `model` is an engine or a torch model.
-    revision to allow_pickle: as for from_pretrained.
-    device: None or -1 for the CPU, which needs no torch; a number for an accelerator, with a fall-back to
-        the CPU.
-    dtype, quant, threads, engine: as for load_engine. options: defaults for every call of the pipeline.
+    task: a key of TASKS or ALIASES; None goes by the model, which is for text-generation if it says nothing.
+    model: a folder or hub name; None is the small built-in model, which has no head but the language model's.
+    config: replaces the model's. tokenizer: only needed when `model` is an engine or a torch model.
+    revision to allow_pickle: as for from_pretrained; token too. torch_dtype: Transformers 4's name of dtype.
+    device, device_map: None or -1 for the CPU, which needs no torch; a number for an accelerator, with a
+        fall-back to the CPU. A dict, and "auto" where there is an accelerator, are as for from_pretrained.
+    dtype, quant, threads, engine: as for load_engine.
+    model_kwargs: more options of from_pretrained; those that only torch has choose the torch engine.
+    pipeline_class: a subclass of the task's pipeline to make instead.
+    use_fast, trust_remote_code: accepted and without effect: there is one tokenizer, and code that comes with
+        a model is never run.
+    feature_extractor to processor: must be None; GPT-2 reads text.
+    options: defaults for every call of the pipeline.
 
         >>> pipe = pipeline("text-generation")
         >>> pipe("Once upon a time", max_new_tokens=8)[0]["generated_text"]  # doctest: +SKIP
     """
-    if task is not None and task not in TASKS:
-        raise GenerationError(f"there is no pipeline for task {task!r}; available: {', '.join(TASKS)}")
-    if device is not None and device_map is not None:
-        raise GenerationError(f"device={device!r} and device_map={device_map!r} exclude each other; give one")
-    where = device if device_map is None else device_map
-    place = choose_device(where)
-    find = {
-        "revision": revision,
+    _refuse_other_inputs(
+        feature_extractor=feature_extractor,
+        image_processor=image_processor,
+        video_processor=video_processor,
+        processor=processor,
+    )
+    kind = _pipeline_class(task, pipeline_class)
+    given: dict[str, Any] = {
         "subfolder": subfolder,
         "cache_dir": cache_dir,
-        "token": token,
         "local_files_only": local_files_only,
         "force_download": force_download,
+        "variant": variant,
+        "device_map": device_map,
+        "dtype": torch_dtype if torch_dtype is not None and dtype == "auto" else dtype,
     }
-    files = {"variant": variant, "allow_pickle": allow_pickle}
-    run = {"dtype": str(dtype).removeprefix("torch."), "quant": quant, "threads": threads, "engine": engine}
-    if model is None or isinstance(model, (str, os.PathLike)):
-        folder = _find(model, find | files)
-        return TextGenerationPipeline(
-            _load(folder, place, run | files), _load_tokenizer(tokenizer, folder), **options
+    torch_options = _merge_model_kwargs(given, model_kwargs or {})
+    dtype = str(given.pop("dtype")).removeprefix("torch.")
+    device_map = given.pop("device_map")
+    if device is not None and device_map is not None:
+        raise PipelineError(f"device={device!r} and device_map={device_map!r} exclude each other; give one")
+    where = device if device_map is None else device_map
+    if needs_placing(device_map):
+        torch_options["device_map"], where = device_map, None
+    place = choose_device(where)
+    files = {"revision": revision, "token": token, **given, "allow_pickle": allow_pickle}
+    run = {"dtype": dtype, "quant": quant, "threads": threads, "engine": engine}
+    if model is not None and not isinstance(model, (str, os.PathLike, Checkpoint)):
+        _refuse_loading_options(model, {**files, **run, **torch_options, "config": config})
+        kind = kind or _class_of(_TASK_OF.get(type(model).__name__, "text-generation"))
+        place_asked = None if where is None else place
+        return kind(model, _load_tokenizer(tokenizer, None), device=place_asked, **options)
+    checkpoint = _open(model, config, files)
+    kind = kind or _class_of(_task_of(checkpoint.config))
+    runner = _load(kind, checkpoint, place, run, torch_options)
+    return kind(runner, _load_tokenizer(tokenizer, checkpoint.folder), checkpoint=checkpoint, **options)
+
+
+def _pipeline_class(task: str | None, pipeline_class: Any) -> Any:
+    """Return the class to make, or None when the model shall say."""
+    if task is not None and ALIASES.get(task, task) not in TASKS:
+        known = ", ".join(sorted([*TASKS, *ALIASES]))
+        raise PipelineError(f"Unknown task {task}, available tasks are {known}")
+    if pipeline_class is None:
+        return None if task is None else _class_of(ALIASES.get(task, task))
+    if not (isinstance(pipeline_class, type) and issubclass(pipeline_class, Pipeline)):
+        raise PipelineError(
+            f"pipeline_class must be a subclass of one of gpt2kit.pipelines' classes, got {pipeline_class!r}"
         )
-    _refuse_loading_options(model, find | files)
+    return pipeline_class
+
+
+def _class_of(task: str) -> Any:
+    module, _, name = TASKS[task].partition(":")
+    return getattr(import_module(f"gpt2kit.pipelines.{module}"), name)
+
+
+def _task_of(config: GPT2Config) -> str:
+    for architecture in config.architectures or ():
+        if architecture in _TASK_OF:
+            return _TASK_OF[architecture]
+    return "text-generation"
+
+
+def _merge_model_kwargs(given: dict[str, Any], model_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Move what pipeline() knows from model_kwargs into `given`; return the rest."""
+    rest = dict(model_kwargs)
+    if "torch_dtype" in rest:
+        rest.setdefault("dtype", rest.pop("torch_dtype"))
+    for name in (*_LOADING, "dtype"):
+        if name not in rest:
+            continue
+        if given[name] not in (None, False, "auto"):
+            raise PipelineError(
+                f'You cannot use both `pipeline(... {name}=..., model_kwargs={{"{name}":...}})` as those '
+                "arguments might conflict, use only one."
+            )
+        given[name] = rest.pop(name)
+    rest.pop("low_cpu_mem_usage", None)  # loading is always done so
+    return rest
+
+
+def _open(
+    model: str | os.PathLike[str] | Checkpoint | None, config: Any, files: dict[str, Any]
+) -> Checkpoint:
     if isinstance(model, Checkpoint):
-        return TextGenerationPipeline(
-            _load(model, place, run), _load_tokenizer(tokenizer, model.folder), **options
-        )
-    _refuse_loading_options(model, run)
-    if tokenizer is None:
-        raise GenerationError("model is an object, so its tokenizer is not known; pass tokenizer=")
-    return TextGenerationPipeline(
-        _wrap(model, place if where is not None else None), _load_tokenizer(tokenizer, None), **options
-    )
-
-
-def _find(model: str | os.PathLike[str] | None, how: dict[str, Any]) -> Path:
+        _refuse_loading_options(model, {**files, "config": config})
+        return model
+    if config is not None and not isinstance(config, GPT2Config):
+        config = AutoConfig.from_pretrained(config)
     if model is None:
-        _refuse_loading_options("the built-in model", how)
+        _refuse_loading_options("the built-in model", {**files, "config": config})
         from gpt2kit import builtin
 
-        return builtin.path()
-    from gpt2kit.hub import resolve_folder
-
-    return resolve_folder(model, **how)
+        return open_checkpoint(builtin.path())
+    return open_checkpoint(model, config=config, **files)
 
 
-def _load(model: Path | Checkpoint, place: str, how: dict[str, Any]) -> Engine:
-    from gpt2kit.engine import load_engine
+def _load(
+    kind: Any, checkpoint: Checkpoint, place: str, how: dict[str, Any], torch_options: dict[str, Any]
+) -> Any:
+    """Return what runs the model: an engine, an engine with a head, or a torch model with its head.
 
-    return load_engine(model, device=place, **how)
+    how: dtype, quant, threads and engine. torch_options: those of from_pretrained that need torch.
+    """
+    if not torch_options and kind.task == "text-generation":
+        return load_engine(checkpoint, device=place, **how)
+    asked = "torch" if torch_options and how["engine"] == "auto" else how["engine"]
+    if choose_engine(checkpoint.config, asked, device=place) == "native":
+        if torch_options:
+            raise PipelineError(f"{', '.join(sorted(torch_options))}: only engine='torch' takes these")
+        from gpt2kit.engine.heads import EngineWithHead, load_head
+
+        head = None if kind.head is None else load_head(checkpoint, kind.head, kind.task)
+        return EngineWithHead(load_engine(checkpoint, **how), head)
+    for name in ("quant", "threads"):
+        if how[name] is not None:
+            raise PipelineError(
+                f"{name}={how[name]!r} is for the native engine, and torch runs this; leave it out"
+            )
+    return _load_torch(kind, checkpoint, how["dtype"], place, torch_options)
 
 
-def _wrap(model: Any, place: str | None) -> Engine:
-    """Return an engine as it is and put a torch model into one; `place` is a device that was asked for."""
-    if hasattr(model, "state_dict"):
-        from gpt2kit.engine.torch import TorchEngine
+def _load_torch(kind: Any, checkpoint: Checkpoint, dtype: str, place: str, options: dict[str, Any]) -> Any:
+    """Return a torch model of the task's class."""
+    from gpt2kit import model as models
+    from gpt2kit.engine.heads import HEAD_CLASSES, load_head
 
-        return TorchEngine(model if place is None else model.to(place))
-    if not hasattr(model, "new_sequence"):
-        raise GenerationError(
-            f"model must be a folder, a hub name, a Checkpoint, an engine or a torch model, got {model!r}"
-        )
-    if place not in (None, "cpu"):
-        raise GenerationError(f"device={place!r} cannot move an engine; load the model there instead")
-    engine: Engine = model
-    return engine
+    if kind.task == "text-generation":
+        name = "GPT2LMHeadModel"
+    elif kind.head is None:
+        name = "GPT2Model"
+    else:
+        load_head(checkpoint, kind.head, kind.task)  # from_pretrained would make a missing head at random
+        name = HEAD_CLASSES[kind.head]
+    if dtype == "auto" and place == "cpu":
+        dtype = "float32"
+    module = getattr(models, name).from_pretrained(checkpoint, dtype=dtype, **options)
+    return module if "device_map" in options or place == "cpu" else module.to(place)
 
 
 def _load_tokenizer(tokenizer: Any, folder: Path | None) -> Any:
+    settings: dict[str, Any] = {}
+    if isinstance(tokenizer, tuple):
+        tokenizer, settings = tokenizer
     if tokenizer is not None and not isinstance(tokenizer, (str, os.PathLike)):
         return tokenizer
+    source = folder if tokenizer is None else tokenizer
+    if source is None:
+        raise PipelineError("model is an object, so its tokenizer is not known; pass tokenizer=")
     from gpt2kit.tokenizer import AutoTokenizer
 
-    source = tokenizer if tokenizer is not None else folder
-    assert source is not None  # the caller has seen to one of them
-    return AutoTokenizer.from_pretrained(source)
+    return AutoTokenizer.from_pretrained(source, **settings)
+
+
+def _refuse_other_inputs(**others: Any) -> None:
+    for name, value in others.items():
+        if value is not None:
+            raise PipelineError(f"{name}={value!r:.80} is not supported: GPT-2 reads text; leave it out")
 
 
 def _refuse_loading_options(model: Any, how: dict[str, Any]) -> None:
-    """Raise GenerationError when options of loading come with something that is loaded already."""
+    """Raise PipelineError when options of loading come with something that is loaded already."""
     for name, value in how.items():
         if value not in (None, False, "auto"):
-            raise GenerationError(
-                f"{name}={value!r} is for loading a model by name; {model!r} is loaded already"
+            raise PipelineError(
+                f"{name}={value!r:.80} is for loading a model by name; {model!r:.80} is loaded already"
             )

@@ -1,21 +1,26 @@
-"""TextGenerationPipeline: prompts in, continued texts out."""
+"""TextGenerationPipeline: prompts in, continued texts out. What a prompt is stands in prompts.py."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpt2kit.checkpoint import Checkpoint
 from gpt2kit.config import GenerationConfig
 from gpt2kit.errors import GenerationError
-from gpt2kit.generation import Engine, Generated
+from gpt2kit.generation import Generated
 from gpt2kit.generation.loop import generate_merged
+from gpt2kit.pipelines.base import Pipeline
 from gpt2kit.pipelines.call_options import DEFAULT_NEW_TOKENS, CallOptions, ReturnType
+from gpt2kit.pipelines.inputs import run_inputs
+from gpt2kit.pipelines.models import as_engine, with_assistant
+from gpt2kit.pipelines.prompts import Prompt, checked_prompts, encode_prompt, is_prompt, with_reply
 
-# What a call returns for one row: {"generated_text": str} or {"generated_token_ids": list[int]}.
+# What a call returns for one row: {"generated_text": str or messages} or {"generated_token_ids": list[int]}.
 Record = dict[str, Any]
 
 
@@ -27,11 +32,11 @@ class TextPiece(NamedTuple):
     text: str
 
 
-class TextGenerationPipeline:
-    """Continues texts with a GPT-2.
+class TextGenerationPipeline(Pipeline):
+    """Continues texts, and replies to chats, with a GPT-2.
 
-    engine: runs the model. tokenizer: of the same model. model_config: the model's own generation options, by
-    default the engine's.
+    model: an engine, or a torch GPT2LMHeadModel in eval mode. tokenizer: of the same model. device: moves a
+    torch model. model_config: the model's own generation options, by default the engine's.
     options: defaults for every call. Unless a call, these defaults or the model's generation_config.json say
     otherwise, up to 256 new tokens are sampled at temperature 0.7.
 
@@ -42,73 +47,93 @@ class TextGenerationPipeline:
 
     def __init__(
         self,
-        engine: Engine,
-        tokenizer: Any,  # any tokenizer with Transformers' call signature
+        model: Any,
+        tokenizer: Any = None,  # any tokenizer with Transformers' call signature
         *,
+        checkpoint: Checkpoint | None = None,
+        device: Any = None,
         model_config: GenerationConfig | None = None,
         **options: Any,
     ) -> None:
-        self.engine = engine
-        self.tokenizer = tokenizer
-        own = getattr(engine, "generation_config", None)
+        self.engine = as_engine(model, device)
+        super().__init__(getattr(self.engine, "model", self.engine), tokenizer, checkpoint)
+        own = getattr(self.engine, "generation_config", None)
         self.model_config = model_config if model_config is not None else own
-        self._defaults = CallOptions().updated(options)
+        self._defaults = CallOptions().updated(with_assistant(options, tokenizer))
 
-    def __call__(
-        self, text_inputs: str | Iterable[str], **options: Any
-    ) -> list[Record] | list[list[Record]] | Iterator[list[Record]]:
-        """Continue one prompt, a list of prompts, or every prompt of a generator.
+    def __call__(self, text_inputs: Any, **options: Any) -> Any:
+        """Continue one prompt, a list of prompts, or every prompt of a generator or dataset.
 
-        Returns a list of records, one for each of num_return_sequences, for a string; a list of such lists
+        A prompt is a string, or a chat: a list of messages with "role" and "content".
+        Returns a list of records, one for each of num_return_sequences, for a prompt; a list of such lists
         for a list or tuple; an iterator of them for anything else that can be iterated, batch_size prompts
         at a time. A list runs as one ragged batch: each prompt gives what it gives alone, and no padding
         token is needed.
 
-        options: those of CallOptions and GenerationConfig. Raises GenerationError for an unknown one, for
-        options that contradict each other, and for a prompt that leaves no room in n_positions.
+        options: those of CallOptions and GenerationConfig; with return_dict_in_generate, output_scores and
+        output_logits add "scores" and "logits", a list of the vocabulary's size for each new token.
+        Raises GenerationError for an unknown option, for options that contradict each other, and for a prompt
+        that leaves no room in n_positions; PipelineError for what is no prompt.
         """
-        call = self._defaults.updated(options)
-        if isinstance(text_inputs, str):
-            return self._records([text_inputs], call)[0]
-        if isinstance(text_inputs, (list, tuple)):
-            return self._records(_checked(text_inputs), call)
-        if not isinstance(text_inputs, Iterable):
-            raise GenerationError(
-                f"a prompt must be a string, or a list or iterable of them, got {text_inputs!r}"
-            )
-        return self._iterate(text_inputs, call)
+        call = self._call_options(options)
+        return run_inputs(
+            text_inputs,
+            is_prompt,
+            lambda prompts: self._records(checked_prompts(prompts), call),
+            call.batch_size,
+            "a string or a chat",
+        )
 
-    def generate(self, prompts: Sequence[str], **options: Any) -> list[Generated]:
+    def generate(self, prompts: Sequence[Any], **options: Any) -> list[Generated]:
         """Continue prompts and return their rows with ids, text, seed and the reason why each ended."""
-        return self._generate(_checked(prompts), self._defaults.updated(options))
+        return self._generate(checked_prompts(prompts), self._call_options(options))
 
-    def stream(self, prompt: str, **options: Any) -> Iterator[str]:
+    def stream(self, prompt: Any, **options: Any) -> Iterator[str]:
         """Yield the new text of one prompt piece by piece as it is generated.
 
         Leaving the iteration early ends the generation. Takes a call's options; num_return_sequences must be
         1.
         """
-        call = self._defaults.updated(options)
+        call = self._call_options(options)
         self._require_one_row(1, call, "stream")
-        return (piece.text for piece in self._stream(_checked([prompt]), call))
+        return (piece.text for piece in self._stream(checked_prompts([prompt]), call))
 
-    def stream_batch(self, prompts: Sequence[str], **options: Any) -> Iterator[TextPiece]:
+    def stream_batch(self, prompts: Sequence[Any], **options: Any) -> Iterator[TextPiece]:
         """Yield the new text of all rows piece by piece as they are generated together."""
-        return self._stream(_checked(prompts), self._defaults.updated(options))
+        return self._stream(checked_prompts(prompts), self._call_options(options))
 
-    def _records(self, prompts: list[str], call: CallOptions) -> list[list[Record]]:
+    def _call_options(self, options: Mapping[str, Any]) -> CallOptions:
+        return self._defaults.updated(with_assistant(options, self.tokenizer))
+
+    def _records(self, prompts: list[Prompt], call: CallOptions) -> list[list[Record]]:
         token_prompts = self._encode(prompts, call)
         rows = self._generate(prompts, call, token_prompts)
+        merged = self._merged(call)
         records: list[list[Record]] = [[] for _ in prompts]
         for row in rows:
             prompt_ids = token_prompts[row.prompt_index]
-            records[row.prompt_index].append(self._record(prompts[row.prompt_index], prompt_ids, row, call))
+            records[row.prompt_index].append(
+                self._record(prompts[row.prompt_index], prompt_ids, row, call, merged)
+            )
         return records
 
-    def _record(self, prompt: str, prompt_ids: list[int], row: Generated, call: CallOptions) -> Record:
+    def _record(
+        self,
+        prompt: Prompt,
+        prompt_ids: list[int],
+        row: Generated,
+        call: CallOptions,
+        merged: GenerationConfig,
+    ) -> Record:
+        ids = row.ids
+        if not prompt_ids:  # the begin token that generation put there is not the caller's
+            begin = merged.bos_token_id if merged.bos_token_id is not None else self.config.bos_token_id
+            assert begin is not None  # generation has started from it
+            ids = [begin, *ids]
         return_type = call.chosen_return_type()
         if return_type is ReturnType.TENSORS:
-            return {"generated_token_ids": [*(row.prompt_ids or prompt_ids), *row.ids]}
+            given = row.prompt_ids if prompt_ids and row.prompt_ids is not None else prompt_ids
+            return {"generated_token_ids": [*given, *ids]}
         is_trimmed = row.stop_string is not None and call.trim_stop_strings
         if is_trimmed or row.prompt_ids is not None:  # text that the new ids do not spell
             text = row.text or ""
@@ -118,21 +143,13 @@ class TextGenerationPipeline:
                 if call.clean_up_tokenization_spaces is None
                 else {"clean_up_tokenization_spaces": call.clean_up_tokenization_spaces}
             )
-            text = self.tokenizer.decode(row.ids, skip_special_tokens=call.skip_special_tokens, **how)
-        return {"generated_text": prompt + text if return_type is ReturnType.FULL_TEXT else text}
-
-    def _iterate(self, prompts: Iterable[Any], call: CallOptions) -> Iterator[list[Record]]:
-        batch: list[Any] = []
-        for prompt in prompts:
-            batch.append(prompt)
-            if len(batch) == call.batch_size:
-                yield from self._records(_checked(batch), call)
-                batch = []
-        if batch:
-            yield from self._records(_checked(batch), call)
+            text = self.tokenizer.decode(ids, skip_special_tokens=call.skip_special_tokens, **how)
+        is_full = return_type is ReturnType.FULL_TEXT
+        record: Record = {"generated_text": with_reply(prompt, text, call) if is_full else text}
+        return record | _kept(row, merged) if merged.return_dict_in_generate else record
 
     def _generate(
-        self, prompts: list[str], call: CallOptions, token_prompts: list[list[int]] | None = None
+        self, prompts: list[Prompt], call: CallOptions, token_prompts: list[list[int]] | None = None
     ) -> list[Generated]:
         if token_prompts is None:
             token_prompts = self._encode(prompts, call)
@@ -154,6 +171,10 @@ class TextGenerationPipeline:
             seed=call.seed,
             logits_processor=call.logits_processor,
             stopping_criteria=call.stopping_criteria,
+            prefix_allowed_tokens_fn=call.prefix_allowed_tokens_fn,
+            negative_prompt_ids=call.negative_prompt_ids,
+            assistant=call.assistant_model,
+            assistant_tokenizer=call.assistant_tokenizer,
             on_token=on_token,
             on_text=call.on_text,
             tokenizer=self.tokenizer,
@@ -169,13 +190,14 @@ class TextGenerationPipeline:
         merged = call.merged(self.model_config)
         if call.prefix and merged.max_new_tokens is None and merged.max_length is not None:
             # A total length is meant without the prefix.
-            merged.max_length += len(self._encode_one(call.prefix, call))
+            merged.max_length += self._prefix_length(call)
         if call.prefix and merged.min_new_tokens is None and merged.min_length is not None:
-            merged.min_length += len(self._encode_one(call.prefix, call))
+            merged.min_length += self._prefix_length(call)
         return merged
 
-    def _encode(self, prompts: list[str], call: CallOptions) -> list[list[int]]:
-        token_prompts = [self._encode_one(call.prefix + prompt, call) for prompt in prompts]
+    def _encode(self, prompts: list[Prompt], call: CallOptions) -> list[list[int]]:
+        max_length = self._max_prompt_length(call)
+        token_prompts = [encode_prompt(self.tokenizer, prompt, call, max_length) for prompt in prompts]
         if call.handle_long_generation != "hole":
             return token_prompts
         merged = self._merged(call)
@@ -196,17 +218,10 @@ class TextGenerationPipeline:
             kept.append(ids[-room:])
         return kept
 
-    def _encode_one(self, text: str, call: CallOptions) -> list[int]:
-        how: dict[str, Any] = {}
-        if call.add_special_tokens is not None:
-            how["add_special_tokens"] = call.add_special_tokens
-        if call.truncation is not None:
-            how["truncation"] = call.truncation
-            how["max_length"] = self._merged_max_length(call)
-        encoded: list[int] = self.tokenizer(text, **{**how, **call.tokenizer_encode_kwargs})["input_ids"]
-        return encoded
+    def _prefix_length(self, call: CallOptions) -> int:
+        return len(encode_prompt(self.tokenizer, "", call, self._max_prompt_length(call)))
 
-    def _merged_max_length(self, call: CallOptions) -> int:
+    def _max_prompt_length(self, call: CallOptions) -> int:
         given = call.generation.get("max_length")
         return self.engine.config.n_positions if given is None else int(given)
 
@@ -215,7 +230,7 @@ class TextGenerationPipeline:
         if num_rows != 1:
             raise GenerationError(f"{who} takes one row, but {num_rows} are asked for; use stream_batch")
 
-    def _stream(self, prompts: list[str], call: CallOptions) -> Iterator[TextPiece]:
+    def _stream(self, prompts: list[Prompt], call: CallOptions) -> Iterator[TextPiece]:
         """Generate in a thread and hand its pieces over; the thread ends with the iteration."""
         pieces: queue.SimpleQueue[TextPiece | BaseException | None] = queue.SimpleQueue()
         is_left = threading.Event()
@@ -246,14 +261,10 @@ class TextGenerationPipeline:
             thread.join()
 
 
-def _checked(prompts: Sequence[Any]) -> list[str]:
-    for prompt in prompts:
-        if isinstance(prompt, dict) or (
-            isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], dict)
-        ):
-            raise GenerationError(
-                "chats are not supported: GPT-2 has no chat template; join the messages into one prompt"
-            )
-        if not isinstance(prompt, str):
-            raise GenerationError(f"a prompt must be a string, got {prompt!r}")
-    return list(prompts)
+def _kept(row: Generated, merged: GenerationConfig) -> Record:
+    """Return what was kept of a row, under Transformers' names; of beams, what is a row's and not a step's."""
+    if row.score is not None:
+        scores = {"sequences_scores": row.score} if merged.output_scores else {}
+        return {**scores, "beam_indices": row.beam_indices}
+    steps = {} if row.steps is None else {"scores": row.steps.scores, "logits": row.steps.logits}
+    return {name: [values.tolist() for values in kept] for name, kept in steps.items() if kept}

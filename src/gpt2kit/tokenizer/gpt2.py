@@ -22,6 +22,7 @@ from gpt2kit.tokenizer.decoding import batch_decode, convert_tokens_to_string, d
 from gpt2kit.tokenizer.loading import load_tokenizer
 from gpt2kit.tokenizer.padding import pad
 from gpt2kit.tokenizer.saving import (
+    push_to_hub,
     save_chat_templates,
     save_pretrained,
     save_vocabulary,
@@ -57,6 +58,7 @@ class GPT2Tokenizer:
     # Methods that are functions of modules of their own.
     from_pretrained = classmethod(load_tokenizer)
     save_pretrained = save_pretrained
+    push_to_hub = push_to_hub
     save_vocabulary = save_vocabulary
     save_chat_templates = save_chat_templates
     train_new_from_iterator = train_new_from_iterator

@@ -45,8 +45,14 @@ def save_pretrained(
     legacy_format: bool | None = None,
     filename_prefix: str | None = None,
     save_jinja_files: bool = True,
+    push_to_hub: bool = False,
+    repo_id: str | None = None,
+    **hub_options: Any,
 ) -> tuple[str, ...]:
     """Write everything that from_pretrained needs and return the paths.
+
+    push_to_hub also publishes the files in repo_id, by default a repository with the folder's name;
+    hub_options as for push_to_hub.
 
     legacy_format: False writes tokenizer.json and tokenizer_config.json; True writes vocab.json, merges.txt,
     special_tokens_map.json and added_tokens.json instead of the former; None writes all of them.
@@ -74,7 +80,27 @@ def save_pretrained(
         if added:
             _write(path("added_tokens.json"), _pretty(added))
             written.append(str(path("added_tokens.json")))
+    if push_to_hub:
+        from gpt2kit.hub import push_files
+
+        files = [os.path.relpath(file, folder) for file in written]
+        push_files(folder, files, repo_id, **{"commit_message": "Upload tokenizer", **hub_options})
     return tuple(written)
+
+
+def push_to_hub(tokenizer: GPT2Tokenizer, repo_id: str, **options: Any) -> Any:
+    """Publish what save_pretrained writes, as one commit of a repository that is made if needed.
+
+    options: commit_message, commit_description, private, token, revision (a branch), create_pr, tags. Gives
+    huggingface_hub's CommitInfo. Raises HubError.
+    """
+    from gpt2kit.hub import push_saved
+
+    return push_saved(
+        lambda folder: save_pretrained(tokenizer, folder),
+        repo_id,
+        **{"commit_message": "Upload tokenizer", **options},
+    )
 
 
 def save_chat_templates(

@@ -97,7 +97,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "model_type_other": ({"model_type": "bert"}, "model_type is 'bert'"),
     "model_type_list": ({"model_type": ["gpt2"]}, "model_type is"),
     "per_layer": ({"per_layer_config": {"0": {"n_inner": 7}}}, "per_layer_config is not supported"),
-    "quantised": ({"quantization_config": {"quant_method": "evil"}}, "quantization_config is set"),
+    "quantised": ({"quantization_config": {"quant_method": "evil"}}, "quant_method is 'evil'"),
     "method": ({"to_dict": "x"}, "'to_dict' is the name of a method"),
     "constant": ({"attribute_map": {"n_embd": "n_head"}}, "'attribute_map' is the name"),
     "property": ({"use_return_dict": False}, "computed"),

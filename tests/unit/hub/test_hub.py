@@ -7,7 +7,6 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,28 +19,9 @@ from gpt2kit.checkpoint.names import trunk_shapes
 from gpt2kit.config import AutoConfig, GPT2Config
 from gpt2kit.errors import HubError
 from gpt2kit.hub import resolve_folder
+from hub_server import point_to
 
 TINY = GPT2Config(n_layer=1, n_head=1, n_embd=4, vocab_size=9, n_positions=4)
-
-
-def point_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hub_server.Hub]:
-    monkeypatch.setenv("NO_PROXY", "*")
-    with hub_server.serve() as server:
-        # The library reads its environment once, when it is imported.
-        point_to(server.url, monkeypatch)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        yield server
 
 
 def model_files(tmp_path: Path, **options: object) -> dict[str, bytes]:

@@ -5,7 +5,7 @@ import torch
 
 from gpt2kit.errors import CheckpointError, ConfigError
 from gpt2kit.model import AutoModel, AutoModelForCausalLM, GPT2LMHeadModel, GPT2Model
-from gpt2kit.model.loading import as_device
+from gpt2kit.model.placement import as_device
 
 
 def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
@@ -34,7 +34,7 @@ def test_a_head_that_the_file_lacks_is_drawn_with_a_warning(model, tmp_path) -> 
     model.transformer.save_pretrained(tmp_path / "m")
     with pytest.warns(UserWarning, match=r"lm_head.weight missing; drawn at random"):
         back, info = GPT2LMHeadModel.from_pretrained(tmp_path / "m", output_loading_info=True)
-    assert info["missing_keys"] == ["lm_head.weight"]
+    assert info["missing_keys"] == {"lm_head.weight"}
     assert 0.01 < back.lm_head.weight.std().item() < 0.03
 
 
@@ -43,7 +43,7 @@ def test_weights_that_no_part_takes_are_named(config, tmp_path) -> None:
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "m")
     with pytest.warns(UserWarning, match=r"lm_head.weight not used"):
         _, info = GPT2Model.from_pretrained(tmp_path / "m", output_loading_info=True)
-    assert info["unexpected_keys"] == ["lm_head.weight"]
+    assert info["unexpected_keys"] == {"lm_head.weight"}
 
 
 @pytest.mark.parametrize("dtype", ["float32", torch.bfloat16, "torch.float16"])

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -6,8 +7,9 @@ import pytest
 
 from fakes import FakeEngine, FakeTokenizer, write_tiny_model
 from gpt2kit.checkpoint import open_checkpoint
-from gpt2kit.engine import NativeEngine
-from gpt2kit.errors import EngineError, GenerationError
+from gpt2kit.config import GPT2Config
+from gpt2kit.engine import NativeEngine, load_engine
+from gpt2kit.errors import EngineError, GenerationError, PipelineError
 from gpt2kit.pipelines import TextGenerationPipeline, device, pipeline
 
 
@@ -28,9 +30,7 @@ def test_an_engine_and_a_tokenizer_are_taken_as_they_are():
 
 def test_the_task_may_be_left_out_but_not_mistyped():
     assert pipeline(model=FakeEngine(), tokenizer=FakeTokenizer()).task == "text-generation"
-    with pytest.raises(
-        GenerationError, match="no pipeline for task 'text-generaton'; available: text-generation"
-    ):
+    with pytest.raises(PipelineError, match="Unknown task text-generaton, available tasks are feature-ext"):
         pipeline("text-generaton")
 
 
@@ -67,12 +67,12 @@ def test_a_torch_model_is_taken_as_it_is(tmp_path):
     ],
 )
 def test_loading_options_of_a_loaded_model_are_refused(options, message):
-    with pytest.raises(GenerationError, match=message):
+    with pytest.raises(PipelineError, match=message):
         make(**options)
 
 
 def test_a_model_that_is_none_is_refused():
-    with pytest.raises(GenerationError, match="model must be a folder, a hub name"):
+    with pytest.raises(PipelineError, match="model must be a folder, a hub name"):
         pipeline(model=3, tokenizer=FakeTokenizer())
 
 
@@ -83,7 +83,7 @@ def test_a_dtype_of_torch_is_understood(tmp_path):
 
 
 def test_an_engine_without_a_tokenizer_is_refused():
-    with pytest.raises(GenerationError, match="pass tokenizer="):
+    with pytest.raises(PipelineError, match="pass tokenizer="):
         pipeline(model=FakeEngine())
 
 
@@ -104,6 +104,23 @@ def test_the_cpu_needs_no_notice(recwarn, place):
     make(device=place)
     make(device_map=place)
     assert len(recwarn) == 0
+
+
+def test_a_device_map_of_cpus_needs_no_torch(no_accelerator, tmp_path):
+    write_tiny_model(tmp_path)
+    for device_map in ({"": "cpu"}, {"transformer.wte": "cpu", "": "cpu"}, "balanced", "sequential"):
+        assert isinstance(pipeline(model=tmp_path, device_map=device_map).engine, NativeEngine)
+
+
+@pytest.mark.parametrize(
+    "device_map", ["auto", "balanced", {"": 0}, {"transformer": "cpu", "lm_head": "disk"}]
+)
+def test_a_device_map_that_needs_placing_is_torch_s_affair(monkeypatch, tmp_path, device_map):
+    monkeypatch.setattr(device, "_accelerator", lambda: "cuda")
+    assert device.needs_placing(device_map)
+    with pytest.raises(PipelineError, match="device_map: only engine='torch' takes these"):
+        write_tiny_model(tmp_path)
+        pipeline(model=tmp_path, device_map=device_map, engine="native")
 
 
 def test_a_torch_device_is_understood(no_accelerator):
@@ -132,7 +149,7 @@ def test_an_accelerator_that_is_there_is_used(monkeypatch):
 
 
 def test_device_and_device_map_exclude_each_other():
-    with pytest.raises(GenerationError, match="exclude each other"):
+    with pytest.raises(PipelineError, match="exclude each other"):
         make(device="cpu", device_map="cpu")
 
 
@@ -145,3 +162,111 @@ def test_a_pipeline_on_the_cpu_never_imports_torch():
         "assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["feature_extractor", "image_processor", "video_processor", "processor"])
+def test_what_does_not_read_text_is_refused(name):
+    with pytest.raises(PipelineError, match=f"{name}=.* is not supported: GPT-2 reads text"):
+        make(**{name: object()})
+
+
+def test_the_order_of_arguments_is_transformers(tmp_path):
+    write_tiny_model(tmp_path)
+    pipe = pipeline("text-generation", str(tmp_path), str(tmp_path), str(tmp_path), use_fast=False)
+    assert pipe.config.n_positions == 128
+    assert pipeline("text-generation", tmp_path, trust_remote_code=True).config.n_layer == 2
+
+
+def test_a_configuration_replaces_the_model_s(tmp_path):
+    write_tiny_model(tmp_path, head="score", num_labels=2)
+    config = GPT2Config.from_pretrained(tmp_path)
+    config.id2label = {0: "bad", 1: "good"}
+    for given in (config, write_config(tmp_path / "other", config)):
+        pipe = pipeline("text-classification", model=tmp_path, config=given)
+        assert {record["label"] for record in pipe("x", top_k=None)} == {"bad", "good"}
+
+
+def write_config(folder, config):
+    config.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_tokenizer_may_come_with_its_options(tmp_path):
+    write_tiny_model(tmp_path)
+    pipe = pipeline(model=tmp_path, tokenizer=(str(tmp_path), {"add_prefix_space": True}))
+    assert pipe.tokenizer.add_prefix_space is True
+
+
+def test_model_kwargs_are_loading_options(tmp_path):
+    write_tiny_model(tmp_path)
+    expected = pipeline(model=tmp_path)("hello", seed=1, max_new_tokens=3)
+    for inner in ({"dtype": "float32"}, {"torch_dtype": "float32"}, {"low_cpu_mem_usage": True}, {}):
+        pipe = pipeline(model=tmp_path, model_kwargs=inner)
+        assert isinstance(pipe.engine, NativeEngine)
+        assert pipe("hello", seed=1, max_new_tokens=3) == expected
+    assert isinstance(pipeline(model=tmp_path, torch_dtype="float32").engine, NativeEngine)
+    with pytest.raises(PipelineError, match=r'model_kwargs=\{"dtype":...\}'):
+        pipeline(model=tmp_path, dtype="float32", model_kwargs={"dtype": "float32"})
+    inner = {"attn_implementation": "eager"}
+    with pytest.raises(PipelineError, match="attn_implementation: only engine='torch' takes these"):
+        pipeline(model=tmp_path, engine="native", model_kwargs=inner)
+    with pytest.raises(PipelineError, match="threads=1 is for the native engine, and torch runs this"):
+        pipeline(model=tmp_path, threads=1, model_kwargs=inner)
+    with pytest.raises(PipelineError, match="threads=1 is for the native engine, and torch runs this"):
+        pipeline("feature-extraction", model=tmp_path, threads=1, engine="torch")
+
+
+def test_model_kwargs_that_only_torch_has_choose_torch(tmp_path):
+    pytest.importorskip("torch")
+    write_tiny_model(tmp_path)
+    pipe = pipeline(model=tmp_path, model_kwargs={"attn_implementation": "eager"})
+    assert pipe.model.config.attn_implementation == "eager"
+    expected = pipeline(model=tmp_path)("hello", do_sample=False, max_new_tokens=5)
+    assert pipe("hello", do_sample=False, max_new_tokens=5) == expected
+
+
+def test_a_generation_pipeline_saves_its_model_options_and_tokenizer(tmp_path):
+    write_tiny_model(tmp_path / "one")
+    (tmp_path / "one" / "generation_config.json").write_text('{"do_sample": false, "max_new_tokens": 3}')
+    pipe = pipeline(model=tmp_path / "one")
+    pipe.save_pretrained(tmp_path / "two", max_shard_size="20KB")
+    assert len(list((tmp_path / "two").glob("model-*.safetensors"))) > 1
+    assert pipeline(model=tmp_path / "two")("hello") == pipe("hello")
+    pytest.importorskip("torch")
+    pipeline(model=tmp_path / "one", engine="torch").save_pretrained(tmp_path / "three")
+    assert pipeline(model=tmp_path / "three")("hello", do_sample=False, max_new_tokens=3) == pipe("hello")
+
+
+@pytest.mark.parametrize("form", [str, lambda folder: folder, open_checkpoint, load_engine])
+def test_an_assistant_may_be_named_opened_or_loaded(tmp_path, form):
+    write_tiny_model(tmp_path)
+    options = {"do_sample": False, "max_new_tokens": 9}
+    expected = pipeline(model=tmp_path)("hello w", **options)
+    pipe = pipeline(model=tmp_path, assistant_model=form(tmp_path))
+    assert pipe._defaults.assistant_tokenizer is None  # it has the same vocabulary
+    assert pipe("hello w", **options) == expected
+    assert pipeline(model=tmp_path)("hello w", assistant_model=form(tmp_path), **options) == expected
+
+
+def test_an_assistant_with_another_vocabulary_brings_its_tokenizer(tmp_path):
+    write_tiny_model(tmp_path / "one")
+    write_tiny_model(tmp_path / "two")
+    vocabulary = json.loads((tmp_path / "two" / "vocab.json").read_text())
+    first, second = list(vocabulary)[:2]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (tmp_path / "two" / "vocab.json").write_text(json.dumps(vocabulary))
+    options = {"do_sample": False, "max_new_tokens": 9}
+    expected = pipeline(model=tmp_path / "one")("hello w", **options)
+    pipe = pipeline(model=tmp_path / "one", assistant_model=tmp_path / "two")
+    assert pipe._defaults.assistant_tokenizer is not None
+    assert pipe("hello w", **options) == expected
+    tokenizer = str(tmp_path / "two")
+    engine = load_engine(tmp_path / "two")
+    pipe = pipeline(model=tmp_path / "one", assistant_model=engine, assistant_tokenizer=tokenizer)
+    assert pipe("hello w", **options) == expected
+
+
+def test_what_is_no_assistant_is_refused(tmp_path):
+    write_tiny_model(tmp_path)
+    with pytest.raises(PipelineError, match="model must be a folder, a hub name"):
+        pipeline(model=tmp_path, assistant_model=object())

@@ -7,7 +7,7 @@ import pytest
 
 from fakes import FakeEngine, FakeTokenizer, ScriptedEngine
 from gpt2kit.config import GenerationConfig, GPT2Config
-from gpt2kit.errors import GenerationError
+from gpt2kit.errors import GenerationError, PipelineError
 from gpt2kit.generation import generate
 from gpt2kit.pipelines import ReturnType, TextGenerationPipeline, TextIteratorStreamer, TextStreamer
 
@@ -184,8 +184,8 @@ def test_generate_tells_why_each_row_ended():
         ({"return_type": 1}, "must be a ReturnType"),
         ({"handle_long_generation": "slide"}, "must be None or 'hole'"),
         ({"padding": "max_length"}, "rows are never padded"),
-        ({"num_workers": 2}, "num_workers=2 is not supported"),
-        ({"assistant_model": object()}, "assisted generation is not available"),
+        ({"num_workers": -1}, "num_workers must be an int of at least 0"),
+        ({"continue_final_message": "yes"}, "continue_final_message must be True, False or None"),
         ({"use_mtp": True}, "GPT-2 has no multi-token prediction"),
         ({"batch_size": 0}, "batch_size must be an int of at least 1"),
         ({"prefix": 3}, "prefix must be a string"),
@@ -210,15 +210,16 @@ def test_padding_that_changes_nothing_is_accepted(padding):
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        (3, "a prompt must be a string"),
-        (["a", 3], "a prompt must be a string, got 3"),
-        ([{"role": "user", "content": "hi"}], "GPT-2 has no chat template"),
-        ([[{"role": "user", "content": "hi"}]], "GPT-2 has no chat template"),
-        (None, "a prompt must be a string"),
+        (3, "must be a string or a chat, or a list, generator or dataset of them, got 3"),
+        (["a", 3], "prompt 1 must be a string, or a chat"),
+        ([{"role": "user"}], "each a dict with 'role' and 'content'"),
+        ([[{"role": "user", "content": "hi"}, "hi"]], "prompt 0 must be a string, or a chat"),
+        (None, "must be a string or a chat"),
+        ({"text": "a"}, "must be a string or a chat"),
     ],
 )
 def test_what_is_no_prompt_is_refused(prompts, message):
-    with pytest.raises(GenerationError, match=message):
+    with pytest.raises(PipelineError, match=message):
         make_pipe()(prompts)
 
 

@@ -357,7 +357,7 @@ def test_a_cache_that_does_not_fit_is_refused(model) -> None:
 
 
 def test_without_a_bos_token_there_must_be_a_prompt(model) -> None:
-    model.config.bos_token_id = None
+    model.config.bos_token_id = model.generation_config.bos_token_id = None
     with pytest.raises(ValueError, match="`bos_token_id` has to be defined"):
         model.generate()
 

@@ -53,13 +53,14 @@ def resolve_folder(
     force_download: bool = False,
     allow_patterns: Sequence[str] | None = None,
     allow_pickle: bool = False,
+    skip_safetensors: bool = False,
     variant: str | None = None,
 ) -> Path:
     """Give the local folder of a model, downloading what is missing.
 
     A folder that exists is given back as it is (with `subfolder` appended). Anything else is a name on the
     hub: `allow_patterns` says which files to fetch; None means configuration, tokenizer and weights
-    (safetensors, or .bin files when there are none and `allow_pickle`). `revision` is a branch, tag or
+    (safetensors, or .bin files when there are none and `allow_pickle`, or with `skip_safetensors`). `revision` is a branch, tag or
     commit; `token` a string, True for the stored one, or False for none. With `local_files_only`, or
     HF_HUB_OFFLINE=1, no request is made.
     A server that cannot be reached is no error when the cache has the files.
@@ -84,7 +85,7 @@ def resolve_folder(
         if allow_patterns is not None:
             chosen = [file for file in inside if any(fnmatchcase(file, p) for p in allow_patterns)]
         else:
-            chosen = _needed_files(inside, allow_pickle, variant)
+            chosen = _needed_files(inside, allow_pickle, skip_safetensors, variant)
         return [prefix + file for file in chosen]
 
     is_enough = bool if allow_patterns is not None else _has_weights
@@ -100,12 +101,14 @@ def _safe_parts(path: str | None, what: str) -> list[str]:
     return parts
 
 
-def _needed_files(files: Sequence[str], allow_pickle: bool, variant: str | None) -> list[str]:
+def _needed_files(
+    files: Sequence[str], allow_pickle: bool, skip_safetensors: bool, variant: str | None
+) -> list[str]:
     """Choose the files that a model needs among those of its folder; without weights when it has none."""
     chosen = [file for file in _SMALL_FILES if file in files]
     infix = rf"\.{re.escape(variant)}" if variant else ""
     # A shard's variant stands before its number, or (older files) after it.
-    kinds = [("model", "safetensors")] + [("pytorch_model", "bin")] * allow_pickle
+    kinds = [("model", "safetensors")] * (not skip_safetensors) + [("pytorch_model", "bin")] * allow_pickle
     for stem, suffix in kinds:
         single = re.compile(rf"{stem}{infix}\.{suffix}")
         index = re.compile(rf"{stem}\.{suffix}\.index{infix}\.json")

@@ -1,0 +1,82 @@
+"""One file as bytes: mapped into memory or read into it, with pages that can be given back."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2kit.errors import CheckpointError
+
+
+class MappedFile:
+    """An ordinary file that is open for reading. `map()` makes its bytes an array and closes it.
+
+    path, size: of the file.  stream: to look at it before it is mapped.
+    Raises CheckpointError when it cannot be opened or is no ordinary file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        # A named pipe would make an ordinary open wait forever.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        try:
+            descriptor = os.open(path, flags)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be opened: {error.strerror or error}") from None
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise CheckpointError(f"{path} is not an ordinary file")
+        self.size = status.st_size
+        self.stream: BinaryIO = os.fdopen(descriptor, "rb")
+        self._data: NDArray[np.uint8] | None = None
+        self._mapping: mmap.mmap | None = None
+
+    def map(self, use_mmap: bool = True) -> None:
+        """Make the data readable: map the file, or with `use_mmap` false copy it into memory.
+
+        A mapping costs no memory of its own, is shared between processes and is filled on demand. While it is
+        in use the file must not be truncated in place: the system would kill the process (SIGBUS). Replacing
+        the file by a rename is safe. Raises CheckpointError when the file has changed its size meanwhile.
+        """
+        descriptor = self.stream.fileno()
+        try:
+            if use_mmap and self.size:
+                # The view keeps the mapping alive, the mapping its own duplicate of the descriptor.
+                self._mapping = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+                self._data = np.frombuffer(self._mapping, dtype=np.uint8)
+                complete = os.fstat(descriptor).st_size == self.size == len(self._data)
+            else:
+                self.stream.seek(0)
+                data = np.empty(self.size, dtype=np.uint8)
+                filled = self.stream.readinto(data.data)  # type: ignore[attr-defined]  # BufferedReader has it
+                complete = filled == self.size == os.fstat(descriptor).st_size
+                data.flags.writeable = False
+                self._data = data
+        finally:
+            self.stream.close()
+        if not complete:
+            self._data = None
+            raise CheckpointError(f"{self.path} changed its size while it was opened; open it again")
+
+    def bytes(self, begin: int, end: int) -> NDArray[np.uint8]:
+        """Give a read-only view of some bytes; it keeps the file's data alive."""
+        if self._data is None:
+            raise CheckpointError(f"{self.path} has not been mapped: call map() first")
+        return self._data[begin:end]
+
+    def release(self, begin: int, end: int) -> None:
+        """Give the memory of some bytes back; they are read from the file again when they are used."""
+        if self._mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            start = begin // mmap.PAGESIZE * mmap.PAGESIZE
+            self._mapping.madvise(mmap.MADV_DONTNEED, start, end - start)
+
+    def close(self) -> None:
+        """Close a file that was only looked at. Views that were given out stay valid."""
+        self.stream.close()
