@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gpt2kit.model.cache_layers import DynamicLayer
+from gpt2kit.model.inputs import can_look_at
 
 
 class Cache:
@@ -90,6 +91,13 @@ class Cache:
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Make row i what row beam_idx[i] was; beam_idx (B,) may repeat or drop rows."""
+        B = self.batch_size
+        if B >= 0 and beam_idx.numel() and can_look_at(beam_idx):
+            low, high = (int(bound) for bound in beam_idx.aminmax())
+            if low < 0 or high >= B:
+                raise ValueError(
+                    f"row {low if low < 0 else high} of the cache is asked for; it holds rows 0 to {B - 1}"
+                )
         for layer in self.layers:
             layer.reorder_cache(beam_idx)
 

@@ -188,8 +188,8 @@ class StaticLayer(DynamicLayer):
     is_compileable = True
 
     def __init__(self, max_cache_len: int, offloading: bool = False) -> None:
-        if max_cache_len < 1:
-            raise ValueError(f"max_cache_len is {max_cache_len}; it must be at least 1")
+        if not isinstance(max_cache_len, int) or max_cache_len < 1:
+            raise ValueError(f"max_cache_len is {max_cache_len!r}; it must be a whole number from 1")
         super().__init__(offloading, min_capacity=max_cache_len)
         self._planned_len = max_cache_len
 

@@ -198,6 +198,11 @@ def _merged(
     model: GPT2WithLMHead, generation_config: GenerationConfig | None, options: dict[str, Any]
 ) -> GenerationConfig:
     """Join options of the call, the config passed and the model's own; None in the call switches off."""
+    if not isinstance(generation_config, GenerationConfig | None):
+        raise TypeError(
+            f"generation_config is a {type(generation_config).__name__}; give a gpt2kit.GenerationConfig, or its "
+            "options by name"
+        )
     own: GenerationConfig | None = getattr(model, "generation_config", None)
     given = {name: value for name, value in options.items() if value is not None}
     merged = copy.copy(merge(given, generation_config, own, acted_on=_ACTED_ON))
@@ -244,6 +249,10 @@ def _runner(
 
 def _assistant(model: GPT2WithLMHead, engine: str) -> Engine:
     """Return an engine for a draft model."""
+    if not isinstance(model, GPT2WithLMHead):
+        raise TypeError(
+            f"assistant_model is a {type(model).__name__}; give a GPT2LMHeadModel, loaded with from_pretrained"
+        )
     return choose_engine(model, engine) or TorchEngine(model, allow_training=True)
 
 

@@ -14,6 +14,7 @@ from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation.loop import DEFAULT_NEW_TOKENS
 from gpt2kit.model.cache_base import Cache
+from gpt2kit.model.inputs import check_tensors
 
 
 @dataclass
@@ -73,6 +74,9 @@ def prepare(
     device: where results go when there is no tensor to tell.
     Raises ValueError for shapes that do not fit and for a row without a token.
     """
+    check_tensors(
+        **{name: given[name] for name in given.keys() - {"input_ids", "past_key_values", "logits_to_keep"}}
+    )
     input_ids, inputs_embeds = given.get("input_ids"), given.get("inputs_embeds")
     attention_mask, past = given.get("attention_mask"), given.get("past_key_values")
     if input_ids is None and inputs_embeds is None:
