@@ -101,8 +101,9 @@ class SpeculativeLoop(RowLoop):
         """Run the prompts of new rows but for their last tokens, which every step begins with."""
         starts = [self.join(prompt_index) for prompt_index in joining]
         active.extend(starts)
-        work = [(row.sequence, self.pending(row)[:-1]) for row in starts]
-        self.engine.forward([(sequence, ids) for sequence, ids in work if ids], logits=None)
+        work = [(row.sequence, ids) for row in starts if (ids := self.pending(row)[:-1])]
+        if work:
+            self.engine.forward(work, logits=None)
         for start in starts:
             for index in range(1, self.options.num_return_sequences):
                 active.append(self.fork(start, index))
