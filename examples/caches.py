@@ -14,7 +14,9 @@ for cache in (DynamicCache(), QuantizedCache(nbits=4, residual_length=8)):
     held = cache.get_seq_length()
     assert held == text.shape[1] - 1
     more = model.generate(text, past_key_values=cache, max_new_tokens=8)
-    print(f"{type(cache).__name__:14} held {held:2}: {tokenizer.decode(more[0, inputs['input_ids'].shape[1]:])!r}")
+    print(
+        f"{type(cache).__name__:14} held {held:2}: {tokenizer.decode(more[0, inputs['input_ids'].shape[1] :])!r}"
+    )
 
 # A beginning that several texts share is run once.
 cache = DynamicCache()

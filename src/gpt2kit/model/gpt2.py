@@ -2,7 +2,7 @@
 
 Read top to bottom: a block is attention and an MLP, each behind a layer norm and added to the stream; the
 trunk is embeddings, blocks and a last norm; the language model multiplies by the token embeddings. Parameter
-names are those of the published checkpoints. Reading and writing of folders is in loading.py.
+names are those of the published checkpoints. Reading and writing of folders is in pretrained/.
 """
 
 from collections.abc import Callable
@@ -15,21 +15,21 @@ from torch import Tensor, nn
 from gpt2kit.config import GPT2Config
 from gpt2kit.model.activations import get_activation
 from gpt2kit.model.attention import Conv1D, GPT2Attention
-from gpt2kit.model.cache import AnyCache, DynamicCache, EncoderDecoderCache, RaggedCache
-from gpt2kit.model.cache_base import Cache, checked_cache
+from gpt2kit.model.cache.base import Cache, checked_cache
+from gpt2kit.model.cache.caches import AnyCache, DynamicCache, EncoderDecoderCache, RaggedCache
 from gpt2kit.model.generation_mixin import GenerationMixin
 from gpt2kit.model.inputs import (
     check_encoder_states,
     check_inputs,
+    check_kept,
     check_tensors,
     checked_rows,
     head_masks,
-    keep_positions,
 )
-from gpt2kit.model.loading import PreTrainedModel
 from gpt2kit.model.losses import causal_lm_loss
 from gpt2kit.model.masks import AttentionMask, causal_mask, cross_mask
 from gpt2kit.model.outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
+from gpt2kit.model.pretrained.base import PreTrainedModel
 
 
 class GPT2MLP(nn.Module):
@@ -304,6 +304,7 @@ class GPT2LMHeadModel(GPT2WithLMHead):
         the summed loss, for gradient accumulation. logits_to_keep: the last so many positions (0 for all), or
         the positions to keep (K,).
         """
+        check_kept(logits_to_keep, input_ids, inputs_embeds)
         trunk = self.transformer(
             input_ids,
             past_key_values=past_key_values,
@@ -319,7 +320,8 @@ class GPT2LMHeadModel(GPT2WithLMHead):
             return_dict=True,
             head_mask=head_mask,
         )
-        logits = self.lm_head(keep_positions(trunk.last_hidden_state, logits_to_keep))
+        kept = logits_to_keep if isinstance(logits_to_keep, Tensor) else slice(-logits_to_keep, None)
+        logits = self.lm_head(trunk.last_hidden_state[..., kept, :])
         loss = None
         if labels is not None or shift_labels is not None:
             loss = causal_lm_loss(logits, labels, shift_labels, num_items_in_batch)

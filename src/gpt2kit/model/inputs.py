@@ -122,18 +122,23 @@ def head_masks(head_mask: Tensor | None, config: GPT2Config, like: Tensor) -> li
     return [head_mask[i, :, config.kept_heads(i)] for i in range(n_layer)]
 
 
-def keep_positions(hidden: Tensor, logits_to_keep: int | Tensor) -> Tensor:
-    """Give some positions of hidden states (..., T, C): the last so many, 0 for all, or those of a tensor (K,)."""
-    T = hidden.shape[-2]
+def check_kept(logits_to_keep: int | Tensor, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
+    """Check which positions of an input to keep: the last so many, 0 for all, or those of a tensor (K,)."""
     if not isinstance(logits_to_keep, Tensor):
         if not isinstance(logits_to_keep, int) or logits_to_keep < 0:
             raise ValueError(
                 f"logits_to_keep is {logits_to_keep!r}; allowed: whole numbers from 0, which keeps all, or a tensor "
                 "of positions"
             )
-        return hidden[..., -logits_to_keep:, :]
+        return
     if logits_to_keep.is_floating_point():
         raise ValueError(f"logits_to_keep is {logits_to_keep.dtype}; positions are integers, convert them")
+    if isinstance(input_ids, Tensor) and input_ids.dim():
+        T = input_ids.shape[-1]
+    elif isinstance(inputs_embeds, Tensor) and inputs_embeds.dim() > 1:
+        T = inputs_embeds.shape[-2]
+    else:
+        return  # the trunk refuses the input
     if logits_to_keep.dtype == torch.bool:
         is_within = logits_to_keep.shape == (T,)
     elif logits_to_keep.numel() and can_look_at(logits_to_keep):
@@ -142,4 +147,3 @@ def keep_positions(hidden: Tensor, logits_to_keep: int | Tensor) -> Tensor:
         is_within = True
     if not is_within:
         raise ValueError(f"logits_to_keep is {logits_to_keep.tolist()}; there are positions 0 to {T - 1}")
-    return hidden[..., logits_to_keep, :]

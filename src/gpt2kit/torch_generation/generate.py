@@ -15,8 +15,8 @@ from gpt2kit.errors import GenerationError
 from gpt2kit.generation import Engine, Generated
 from gpt2kit.generation.loop import generate_merged
 from gpt2kit.generation.options import merge
-from gpt2kit.generation.strategies import resolve_strategy
-from gpt2kit.model.cache_base import Cache, checked_cache
+from gpt2kit.generation.strategies.options import resolve_strategy
+from gpt2kit.model.cache.base import Cache, checked_cache
 from gpt2kit.model.gpt2 import GPT2WithLMHead
 from gpt2kit.torch_generation.caches import PLAIN, cache_factory, extend, start_sequences
 from gpt2kit.torch_generation.callables import Batch, TorchCriteria, TorchProcessors, allowed_tokens

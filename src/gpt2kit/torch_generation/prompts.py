@@ -13,7 +13,7 @@ from torch import Tensor
 from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation.loop import DEFAULT_NEW_TOKENS
-from gpt2kit.model.cache_base import Cache
+from gpt2kit.model.cache.base import Cache
 from gpt2kit.model.inputs import check_tensors
 
 
