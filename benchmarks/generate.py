@@ -73,7 +73,7 @@ def check(models: dict[str, Any], dtype: str, new: int) -> None:
     exact = models["gpt2kit"].float()
     with torch.inference_mode():
         logits = exact(theirs[:, :-1]).logits[:, PROMPT - 1 :]
-    logits[..., 50256] = -torch.inf  # min_new_tokens forbids the end
+        logits[..., 50256] = -torch.inf  # min_new_tokens forbids the end
     chosen = logits.gather(2, theirs[:, PROMPT:, None])[..., 0]
     best = logits.amax(2)
     gap = ((best - chosen) / best.abs()).max().item()

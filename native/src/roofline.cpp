@@ -41,15 +41,18 @@ std::vector<double> seconds_of(int threads, int passes, const std::function<void
 
 using Word = uint64_t __attribute__((vector_size(64), aligned(1)));
 
-// The sum of all words, from two runs side by side: hardware fetches ahead within a page of 4 KiB only, and a
-// second run keeps memory busy while one of them crosses into its next page.
+// The sum of all words, from two runs side by side, each fetched ahead: hardware fetches ahead within a page
+// of 4 KiB only. One run alone, or without fetching, is up to a fifth slower; more runs are slower too.
 uint64_t sum_words(const char* data, int64_t bytes) {
-  constexpr int64_t kWord = sizeof(Word);
+  constexpr int64_t kWord = sizeof(Word), kAhead = 16384;
   const int64_t run = bytes / 2 / kWord * kWord;
+  const char* second_run = data + run;
   Word first = {}, second = {};
   for (int64_t i = 0; i < run; i += kWord) {
+    __builtin_prefetch(data + i + kAhead, /*rw=*/0, /*locality=*/0);
+    __builtin_prefetch(second_run + i + kAhead, /*rw=*/0, /*locality=*/0);
     first += *reinterpret_cast<const Word*>(data + i);
-    second += *reinterpret_cast<const Word*>(data + run + i);
+    second += *reinterpret_cast<const Word*>(second_run + i);
   }
   first += second;
   uint64_t total = 0;

@@ -23,7 +23,7 @@ from gpt2kit.errors import EngineError, GenerationError
 from gpt2kit.generation import generate
 
 ARITHMETIC = ("float32", "bfloat16", "int8")
-_PASSES = 3  # of a limit in each round; the best one counts, as a limit is what is possible
+_PASSES = 5  # of a limit in each round; the best one counts, as a limit is what is possible
 _CHECKED_TOKENS = 16
 
 
