@@ -101,11 +101,13 @@ def draw(runs: list[dict[str, Any]]) -> str:
         parts.append(line(x(rate / read), y(rate), WIDTH - RIGHT, y(rate), black))
         words = f"{kind} {rate / 1e9:,.0f}"
         parts.append(text(WIDTH - RIGHT - 4, y(rate) - 5, words, 'text-anchor="end"'))
+    precisions = [run["precision"] for run in runs]
     for precision, name, per_byte, per_s in points(runs):
         color = COLORS.get(precision, "#444")
         parts.append(f'<circle cx="{x(per_byte):.1f}" cy="{y(per_s):.1f}" r="5" fill="{color}"/>')
         words = f"{TITLES[name]}, {precision}"
-        parts.append(text(x(per_byte) + 9, y(per_s) + 14, words, f'fill="{color}"'))
+        line_of_text = y(per_s) + 14 * (1 + precisions.index(precision))  # points may lie close together
+        parts.append(text(x(per_byte) + 9, line_of_text, words, f'fill="{color}"'))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
