@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ConfigError
 from gpt2kit.model.activations import get_activation
-from gpt2kit.model.cache import AnyCache
+from gpt2kit.model.cache.caches import AnyCache
 from gpt2kit.model.gpt2 import GPT2WithLMHead
 from gpt2kit.model.losses import causal_lm_loss, cross_entropy
 from gpt2kit.model.outputs import GPT2DoubleHeadsModelOutput

@@ -2,7 +2,7 @@
 
 Read top to bottom: a block is attention and an MLP, each behind a layer norm and added to the stream; the
 trunk is embeddings, blocks and a last norm; the language model multiplies by the token embeddings. Parameter
-names are those of the published checkpoints. Reading and writing of folders is in loading.py.
+names are those of the published checkpoints. Reading and writing of folders is in pretrained/.
 """
 
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from gpt2kit.config import GPT2Config
 from gpt2kit.model.activations import get_activation
 from gpt2kit.model.attention import Conv1D, GPT2Attention
-from gpt2kit.model.cache import AnyCache, DynamicCache, EncoderDecoderCache, RaggedCache
-from gpt2kit.model.cache_base import Cache, checked_cache
+from gpt2kit.model.cache.base import Cache, checked_cache
+from gpt2kit.model.cache.caches import AnyCache, DynamicCache, EncoderDecoderCache, RaggedCache
 from gpt2kit.model.generation_mixin import GenerationMixin
 from gpt2kit.model.inputs import check_encoder_states, check_inputs, checked_rows, head_masks
-from gpt2kit.model.loading import PreTrainedModel
 from gpt2kit.model.losses import causal_lm_loss
 from gpt2kit.model.masks import AttentionMask, causal_mask, cross_mask
 from gpt2kit.model.outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
+from gpt2kit.model.pretrained.base import PreTrainedModel
 
 
 class GPT2MLP(nn.Module):

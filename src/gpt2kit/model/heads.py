@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2kit.config import GPT2Config
-from gpt2kit.model.cache import AnyCache
+from gpt2kit.model.cache.caches import AnyCache
 from gpt2kit.model.gpt2 import GPT2Model, GPT2PreTrainedModel
 from gpt2kit.model.losses import classification_loss, cross_entropy, infer_problem_type, span_loss
 from gpt2kit.model.outputs import (

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gpt2kit.model.cache import DynamicCache
+from gpt2kit.model.cache.caches import DynamicCache
 
 IDS = torch.arange(8).view(2, 4)
 HOSTILE = [
