@@ -106,8 +106,8 @@ def draw(runs: list[dict[str, Any]]) -> str:
         color = COLORS.get(precision, "#444")
         parts.append(f'<circle cx="{x(per_byte):.1f}" cy="{y(per_s):.1f}" r="5" fill="{color}"/>')
         words = f"{TITLES[name]}, {precision}"
-        line_of_text = y(per_s) + 14 * (1 + precisions.index(precision))  # points may lie close together
-        parts.append(text(x(per_byte) + 9, line_of_text, words, f'fill="{color}"'))
+        side = 14 if precision == precisions[0] else -8  # below, and above: points may lie close together
+        parts.append(text(x(per_byte) + 9, y(per_s) + side, words, f'fill="{color}"'))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
