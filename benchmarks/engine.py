@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -30,6 +29,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from results import save_results
+
+from gpt2kit.benchmark.memory import peak_rss_bytes
 
 PREFILL, PROMPT, DECODE, RUNS = 512, 128, 128, 5
 COMPUTE_IN_FLOAT32 = ("gpt2kit", "transformers-float32")
@@ -176,15 +177,6 @@ def write_gguf(folder: Path, path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def peak_rss_bytes() -> int:
-    """Return this process's peak; getrusage would count what the parent held when it started us."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def measure(name: str, folder: Path, threads: int, gguf: Path, prompt: int) -> dict[str, Any]:

@@ -77,6 +77,19 @@ objects with `question` and `context`.
 `gpt2kit info`: `versions`, `python`, `system`, `processor`, `cpu_features`, `native`, `threads`, `memory_bytes`,
 `cache_folder`, `offline`.
 
+`gpt2kit bench`, on one line:
+
+| field | meaning |
+|---|---|
+| `peer`, `size`, `precision`, `threads`, `isa` | what ran: `gpt2kit`, the model's name, the dtype of most weights or the quantisation |
+| `load_s`, `first_token_s` | seconds to load, and from a prompt to its first new token |
+| `prefill_tokens_per_s`, `decode_tokens_per_s`, `batch_decode_tokens_per_s` | medians; the last is of all rows together, null without `--batch` |
+| `rss_mb` | peak memory of the process in MiB, the file's pages included |
+| `prompt`, `decode`, `context`, `batch`, `repeats` | what was used |
+| `weights_bytes` | size of the weights in memory |
+| `limits` | `read_bytes_per_s`, and `operations_per_s` for each kind of arithmetic that the processor has: `best` and `median` |
+| `phases` | `prefill`, `decode`, `batch_decode`: `tokens_per_s` of each round, `bytes_per_token`, `operations_per_token`, `reached` (the part of each limit, 1 being all) |
+
 ## Environment
 
 | variable | meaning |

@@ -9,4 +9,5 @@ NB_MODULE(_native, m) {
   m.doc() = "C++ core of gpt2kit: the tokenizer and the CPU engine.";
   gpt2kit::bind_tokenizer(m);
   gpt2kit::bind_engine(m);
+  gpt2kit::bind_roofline(m);
 }

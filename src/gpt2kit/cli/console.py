@@ -33,10 +33,13 @@ def complain(message: str, path: str = _NAME) -> None:
     _say(f"{path}: {label} {_one_line(message)}")
 
 
-def print_json(value: Any) -> None:
-    """Print a JSON value to stdout, with characters as they are where stdout can show them."""
+def print_json(value: Any, indent: int | None = 2) -> None:
+    """Print a JSON value to stdout, with characters as they are where stdout can show them.
+
+    indent: spaces a level, or None for one line.
+    """
     is_unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "").lower()
-    print(json.dumps(value, indent=2, ensure_ascii=not is_unicode))
+    print(json.dumps(value, indent=indent, ensure_ascii=not is_unicode))
 
 
 def visible(text: str) -> str:

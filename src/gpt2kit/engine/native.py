@@ -189,6 +189,11 @@ class NativeEngine:
         """How many threads compute."""
         return int(self._model.threads)
 
+    @property
+    def weights(self) -> dict[str, npt.NDArray[Any]]:
+        """The arrays that are read, by name; those in bfloat16 as their bits."""
+        return {name: _bits(name, array) for name, array in self._weights.items()}
+
     def new_sequence(self) -> _native.KvSequence:
         """Return an empty sequence with room for n_positions tokens; memory is taken as it fills."""
         return self._model.new_sequence()
