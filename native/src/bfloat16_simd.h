@@ -155,12 +155,25 @@ inline void round_all(BFloat16* out, const float* x, int64_t n) {
   if (i < n) store_rounded(out + i, load_first(x + i, n - i), n - i);
 }
 
-// Finishes n <= 16 columns of one row, `at` elements into out.
-inline void finish_to(void* out, int64_t at, F32x16 sum, const float* bias, const Epilogue& epilogue,
-                      int64_t n) {
-  if (!epilogue.round_out) return finish(static_cast<float*>(out) + at, sum, bias, epilogue, n);
+// Finishes n <= 16 columns of one row.
+inline void finish(BFloat16* out, F32x16 sum, const float* bias, const Epilogue& epilogue, int64_t n) {
   if (bias) sum = sum + (n == kLanes ? load(bias) : load_first(bias, n));
-  store_rounded(static_cast<BFloat16*>(out) + at, activate(sum, epilogue.activation), n);
+  store_rounded(out, activate(sum, epilogue.activation), n);
+}
+
+template <int kRows, int kVectors>
+inline void finish_tile(BFloat16* out, int64_t out_stride, const F32x16 (&sums)[kRows][kVectors],
+                        const float* bias, const Epilogue& epilogue, int64_t width) {
+  finish_tile(
+      out, out_stride, sums, bias, epilogue.activation, width,
+      [](BFloat16* o, F32x16 y) { store_rounded(o, y, kLanes); },
+      [&](BFloat16* o, F32x16 sum, const float* b, int64_t n) { finish(o, sum, b, epilogue, n); });
+}
+
+// Calls body(out) with the type of out that the epilogue means.
+template <typename Body>
+inline void with_out(void* out, const Epilogue& epilogue, const Body& body) {
+  epilogue.round_out ? body(static_cast<BFloat16*>(out)) : body(static_cast<float*>(out));
 }
 
 // The row that the next product reads ends with a zero.
@@ -234,14 +247,12 @@ inline void linear_of_pairs(void* out, int64_t out_stride, const BFloat16* x, in
         multiply_pairs(second, a + middle, x_stride, panel + middle * kTileColumns,
                        (in_features - middle + 1) / 2);
       }
-      for (int r = 0; r < kRows; ++r) {
-        for (int v = 0; v < kTileVectors && v * kLanes < width; ++v) {
-          const int64_t n = n0 + v * kLanes;
-          finish_to(out, (row + r) * out_stride + n, first[r][v] + second[r][v],
-                    epilogue.bias ? epilogue.bias + n : nullptr, epilogue,
-                    std::min<int64_t>(kLanes, width - v * kLanes));
-        }
-      }
+      for (int r = 0; r < kRows; ++r)
+        for (int v = 0; v < kTileVectors; ++v) second[r][v] = first[r][v] + second[r][v];
+      with_out(out, epilogue, [&](auto* o) {
+        finish_tile(o + row * out_stride + n0, out_stride, second,
+                    epilogue.bias ? epilogue.bias + n0 : nullptr, epilogue, width);
+      });
     });
   }
   finish_odd_rows(out, out_stride, rows, end, epilogue);
@@ -311,7 +322,9 @@ inline void finish_sums_of_pairs(void* out, int64_t out_stride, const float* fir
       const int64_t left = std::min<int64_t>(kLanes, end - n), i = b * sums_stride + n;
       const F32x16 sum = left == kLanes ? load(first + i) + load(second + i)
                                         : load_first(first + i, left) + load_first(second + i, left);
-      finish_to(out, b * out_stride + n, sum, epilogue.bias ? epilogue.bias + n : nullptr, epilogue, left);
+      with_out(out, epilogue, [&](auto* o) {
+        finish(o + b * out_stride + n, sum, epilogue.bias ? epilogue.bias + n : nullptr, epilogue, left);
+      });
     }
   }
   finish_odd_rows(out, out_stride, rows, end, epilogue);
