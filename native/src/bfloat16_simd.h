@@ -38,6 +38,19 @@ inline Pairs interleave(const BFloat16* even, const BFloat16* odd, int64_t n) {
   const __m512i low = halves(even);
   return {odd ? _mm512_or_si512(low, _mm512_slli_epi32(halves(odd), 16)) : low};
 }
+struct TwoPairs {
+  Pairs first, second;
+};
+// The same for 32 columns.
+inline TwoPairs interleave(const BFloat16* even, const BFloat16* odd) {
+  // Per half of 16 columns: words 0, 32, 1, 33, ... of both rows, as pairs of words in 32 bits.
+  const __m512i lower =
+      _mm512_setr_epi32(0x200000, 0x210001, 0x220002, 0x230003, 0x240004, 0x250005, 0x260006, 0x270007,
+                        0x280008, 0x290009, 0x2a000a, 0x2b000b, 0x2c000c, 0x2d000d, 0x2e000e, 0x2f000f);
+  const __m512i upper = _mm512_add_epi32(lower, _mm512_set1_epi32(0x100010));
+  const __m512i a = _mm512_loadu_si512(even), b = _mm512_loadu_si512(odd);
+  return {{_mm512_permutex2var_epi16(a, lower, b)}, {_mm512_permutex2var_epi16(a, upper, b)}};
+}
 inline F32x16 dot(Pairs x, Pairs w, F32x16 sum) {
   return {_mm512_dpbf16_ps(sum.v, reinterpret_cast<__m512bh>(x.v), reinterpret_cast<__m512bh>(w.v))};
 }
@@ -93,6 +106,12 @@ inline Pairs interleave(const BFloat16* even, const BFloat16* odd, int64_t n) {
   const __m256i a = simple ? whole(even) : halves(even), b = simple ? whole(odd) : halves(odd);
   const __m256i low = _mm256_unpacklo_epi16(a, b), high = _mm256_unpackhi_epi16(a, b);
   return {_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31)};
+}
+struct TwoPairs {
+  Pairs first, second;
+};
+inline TwoPairs interleave(const BFloat16* even, const BFloat16* odd) {
+  return {interleave(even, odd, kLanes), interleave(even + kLanes, odd + kLanes, kLanes)};
 }
 inline F32x16 even(Pairs a) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(a.lo, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(a.hi, 16))};
@@ -214,6 +233,14 @@ inline void pack_pairs(BFloat16* panel, const BFloat16* w, int64_t w_stride, int
   for (int64_t k = 0; k < in_features; k += 2) {
     const BFloat16* even_row = w + k * w_stride + n0;
     const BFloat16* odd_row = k + 1 < in_features ? even_row + w_stride : nullptr;
+#ifdef __AVX512F__
+    if (odd_row && width == kTileColumns) {
+      const TwoPairs pairs = interleave(even_row, odd_row);
+      store_pairs(panel + k * kTileColumns, pairs.first);
+      store_pairs(panel + k * kTileColumns + 2 * kLanes, pairs.second);
+      continue;
+    }
+#endif
     for (int v = 0; v < kTileVectors; ++v) {
       const int64_t n = std::clamp<int64_t>(width - v * kLanes, 0, kLanes);
       store_pairs(panel + k * kTileColumns + v * 2 * kLanes,
@@ -295,11 +322,9 @@ GPT2KIT_APART void add_all_pairs(float* sums, int64_t sums_stride, const BFloat1
     const int64_t width = std::min(stripe, end - n0);
     for (int64_t b = 0; b < rows; ++b) std::fill_n(sums + b * sums_stride + n0, width, 0.0f);
     int64_t k = k_begin;
-    if (rows > 1) {
-      for (; k + 2 * kUnroll <= k_end; k += 2 * kUnroll)
-        add_pairs<kUnroll>(sums + n0, sums_stride, x + k, x_stride, w + k * w_stride + n0, w_stride, rows,
-                           width, true);
-    }
+    for (; k + 2 * kUnroll <= k_end; k += 2 * kUnroll)
+      add_pairs<kUnroll>(sums + n0, sums_stride, x + k, x_stride, w + k * w_stride + n0, w_stride, rows,
+                         width, true);
     for (; k < k_end; k += 2)
       add_pairs<1>(sums + n0, sums_stride, x + k, x_stride, w + k * w_stride + n0, w_stride, rows, width,
                    k + 1 < k_end);
