@@ -151,7 +151,7 @@ class NativeModel {
   NativeModel(int64_t n_layer, int64_t n_head, int64_t n_embd, int64_t n_inner, int64_t n_positions,
               int64_t vocab_size, const std::string& activation_function, float layer_norm_epsilon,
               bool scale_attn_weights, bool scale_attn_by_inverse_layer_idx, const nb::dict& weights,
-              int threads, std::optional<std::string> isa) {
+              int threads, std::optional<std::string> isa, const std::string& compute) {
     constexpr int64_t kLimit = int64_t{1} << 24;
     const auto check = [](const char* name, int64_t value, int64_t limit) {
       if (value < 1 || value > limit) {
@@ -207,11 +207,21 @@ class NativeModel {
       keep_alive_.push_back(array);
       return Tensor{array.data(), *dtype};
     };
+    // What products read.
+    const auto matrix = [&](const std::string& name, std::initializer_list<int64_t> shape) {
+      const Tensor found = tensor(name, shape);
+      if (compute == "bfloat16" && found.dtype != Dtype::kBFloat16) {
+        throw nb::value_error(("compute is 'bfloat16', but tensor '" + name +
+                               "' is not; load the weights with dtype='bfloat16'")
+                                  .c_str());
+      }
+      return found;
+    };
     const auto norm = [&](const std::string& name) {
       return Norm{tensor(name + ".weight", {n_embd}), tensor(name + ".bias", {n_embd})};
     };
     const auto linear = [&](const std::string& name, int64_t in, int64_t out) {
-      return Linear{tensor(name + ".weight", {in, out}), tensor(name + ".bias", {out})};
+      return Linear{matrix(name + ".weight", {in, out}), tensor(name + ".bias", {out})};
     };
     model.wte = tensor("wte.weight", {vocab_size, n_embd});
     model.wpe = tensor("wpe.weight", {n_positions, n_embd});
@@ -223,10 +233,16 @@ class NativeModel {
     }
     model.ln_f = norm("ln_f");
     model.lm_head =
-        weights.contains("lm_head.weight") ? tensor("lm_head.weight", {vocab_size, n_embd}) : model.wte;
+        matrix(weights.contains("lm_head.weight") ? "lm_head.weight" : "wte.weight", {vocab_size, n_embd});
 
     const Kernels& kernels = select_kernels(isa ? isa->c_str() : std::getenv("GPT2KIT_ISA"));
-    forward_ = std::make_shared<Forward>(std::move(model), threads, kernels);
+    const BFloat16Kernels* bfloat16 = nullptr;
+    if (compute == "bfloat16") {
+      bfloat16 = &select_bfloat16_kernels(kernels);
+    } else if (compute != "float32") {
+      throw nb::value_error(("compute is '" + compute + "'; it must be 'float32' or 'bfloat16'").c_str());
+    }
+    forward_ = std::make_shared<Forward>(std::move(model), threads, kernels, bfloat16);
   }
 
   KvSequence new_sequence() const { return {forward_, std::make_shared<KvCache>(forward_->model().shape)}; }
@@ -470,10 +486,11 @@ void bind_engine(nb::module_& m) {
 
   nb::class_<NativeModel>(m, "NativeModel")
       .def(nb::init<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const std::string&, float, bool,
-                    bool, const nb::dict&, int, std::optional<std::string>>(),
+                    bool, const nb::dict&, int, std::optional<std::string>, const std::string&>(),
            "n_layer"_a, "n_head"_a, "n_embd"_a, "n_inner"_a, "n_positions"_a, "vocab_size"_a,
            "activation_function"_a, "layer_norm_epsilon"_a, "scale_attn_weights"_a,
-           "scale_attn_by_inverse_layer_idx"_a, "weights"_a, "threads"_a, "isa"_a = nb::none())
+           "scale_attn_by_inverse_layer_idx"_a, "weights"_a, "threads"_a, "isa"_a = nb::none(),
+           "compute"_a = "float32")
       .def_prop_ro("isa", &NativeModel::isa)
       .def_prop_ro("threads", &NativeModel::threads)
       .def("new_sequence", &NativeModel::new_sequence)

@@ -80,9 +80,10 @@ float* Forward::Buffer::reserve(int64_t wanted) {
   return data.get();
 }
 
-Forward::Forward(Model model, int threads, const Kernels& kernels)
+Forward::Forward(Model model, int threads, const Kernels& kernels, const BFloat16Kernels* bfloat16)
     : model_(std::move(model)),
       kernels_(kernels),
+      bfloat16_(bfloat16),
       pool_(threads),
       stride_(padded_stride(model_.shape.n_embd)),
       qkv_stride_(padded_stride(3 * model_.shape.n_embd)),
@@ -163,20 +164,20 @@ void Forward::run_pass(const Pass& pass, int member) {
     const Block& block = model_.h[layer];
     if (pass.captures_hidden_states) capture_hidden(pass, layer, member);
 
-    const float* x = normalize(block.ln_1, rows, member);
+    const void* x = normalize(block.ln_1, rows, member);
     multiply(qkv_.data.get(), qkv_stride_, x, stride_, block.attn_c_attn, C, 3 * C, rows, Activation::kNone,
-             /*add_to_out=*/false, member);
+             /*add_to_out=*/false, /*round_out=*/false, member);
     attend(pass, layer, member);
     pool_.barrier();
-    multiply(hidden, stride_, attended_.data.get(), stride_, block.attn_c_proj, C, C, rows, Activation::kNone,
-             /*add_to_out=*/true, member);
+    x = (bfloat16_ ? normed_ : attended_).data.get();
+    multiply(hidden, stride_, x, stride_, block.attn_c_proj, C, C, rows, Activation::kNone,
+             /*add_to_out=*/true, /*round_out=*/false, member);
 
     x = normalize(block.ln_2, rows, member);
     multiply(inner_.data.get(), inner_stride_, x, stride_, block.mlp_c_fc, C, I, rows, model_.activation,
-             /*add_to_out=*/false, member);
+             /*add_to_out=*/false, /*round_out=*/bfloat16_ != nullptr, member);
     multiply(hidden, stride_, inner_.data.get(), inner_stride_, block.mlp_c_proj, I, C, rows,
-             Activation::kNone,
-             /*add_to_out=*/true, member);
+             Activation::kNone, /*add_to_out=*/true, /*round_out=*/false, member);
   }
   head(pass, member);
 }
@@ -202,8 +203,25 @@ void Forward::embed(const Pass& pass, int member) {
   }
 }
 
+// Layer norm of one row of the residual stream, to row out_row of what a product reads.
+void Forward::norm_row(void* out, int64_t row, int64_t out_row, const float* weight, const float* bias,
+                       int member) {
+  const int64_t C = model_.shape.n_embd;
+  const float* x = hidden_.data.get() + row * stride_;
+  float* y = bfloat16_ ? scratch_[member].data.get() : static_cast<float*>(out) + out_row * stride_;
+  kernels_.layer_norm(y, x, weight, bias, model_.layer_norm_epsilon, C);
+  if (bfloat16_) round_row(static_cast<BFloat16*>(out) + out_row * stride_, y);
+}
+
+// A row of C channels for a product in bfloat16, which wants a zero behind an odd number.
+void Forward::round_row(BFloat16* out, const float* x) const {
+  const int64_t C = model_.shape.n_embd;
+  bfloat16_->round(out, x, C);
+  if (C % 2) out[C] = {0};
+}
+
 // Layer norm of the residual stream; where it shares the work it ends with a barrier.
-const float* Forward::normalize(const Norm& norm, int64_t rows, int member) {
+const void* Forward::normalize(const Norm& norm, int64_t rows, int member) {
   const bool alone = rows <= kPrivateRows;
   float* out = (alone ? private_normed_[member] : normed_).data.get();
   const Range range = alone ? Range{0, rows} : share(rows, 1, member, pool_.members());
@@ -211,43 +229,60 @@ const float* Forward::normalize(const Norm& norm, int64_t rows, int member) {
   float* buffer = widened_[member].data.get();
   const float* weight = as_floats(norm.weight, 0, C, buffer);
   const float* bias = as_floats(norm.bias, 0, C, buffer + C);
-  for (int64_t b = range.begin; b < range.end; ++b) {
-    kernels_.layer_norm(out + b * stride_, hidden_.data.get() + b * stride_, weight, bias,
-                        model_.layer_norm_epsilon, C);
-  }
+  for (int64_t b = range.begin; b < range.end; ++b) norm_row(out, b, b, weight, bias, member);
   if (!alone) pool_.barrier();
   return out;
 }
 
 // Ends with a barrier.
-void Forward::multiply(float* out, int64_t out_stride, const float* x, int64_t x_stride, const Linear& linear,
+void Forward::multiply(void* out, int64_t out_stride, const void* x, int64_t x_stride, const Linear& linear,
                        int64_t in_features, int64_t out_features, int64_t rows, Activation activation,
-                       bool add_to_out, int member) {
+                       bool add_to_out, bool round_out, int member) {
   const int members = pool_.members();
   const Range columns = share(out_features, 32, member, members);
   const MatrixKernels& kernels = kernels_.reading(linear.weight.dtype);
   const float* bias = as_floats(linear.bias, 0, out_features, widened_[member].data.get());
-  const Epilogue epilogue{bias, activation, add_to_out};
+  const Epilogue epilogue{bias, activation, add_to_out, round_out};
+  const void* w = linear.weight.data;
+  const auto* floats = static_cast<const float*>(x);
+  const auto* rounded = static_cast<const BFloat16*>(x);
   if (rows > kStreamRows) {
-    kernels.linear(out, out_stride, x, x_stride, linear.weight.data, out_features, rows, in_features,
-                   columns.begin, columns.end, epilogue, scratch_[member].data.get());
+    float* scratch = scratch_[member].data.get();
+    if (bfloat16_) {
+      bfloat16_->linear(out, out_stride, rounded, x_stride, w, out_features, rows, in_features, columns.begin,
+                        columns.end, epilogue, scratch);
+    } else {
+      kernels.linear(static_cast<float*>(out), out_stride, floats, x_stride, w, out_features, rows,
+                     in_features, columns.begin, columns.end, epilogue, scratch);
+    }
     pool_.barrier();
     return;
   }
   // Each half of the features, cut into `groups` of columns, so that two members read whole rows.
   const int groups = members % 2 ? members : members / 2;
   float* halves[2] = {sums_.data.get(), sums_.data.get() + kStreamRows * out_features};
-  const int64_t bounds[3] = {0, half(in_features), in_features};
+  const int64_t middle = bfloat16_ ? half_of_pairs(in_features) : half(in_features);
+  const int64_t bounds[3] = {0, middle, in_features};
   const Range tasks = share(2 * groups, 1, member, members);
   for (int64_t task = tasks.begin; task < tasks.end; ++task) {
     const int64_t which = task / groups;
     const Range group = share(out_features, 32, static_cast<int>(task % groups), groups);
-    kernels.partial_sums(halves[which], out_features, x, x_stride, linear.weight.data, out_features, rows,
-                         bounds[which], bounds[which + 1], group.begin, group.end);
+    if (bfloat16_) {
+      bfloat16_->partial_sums(halves[which], out_features, rounded, x_stride, w, out_features, rows,
+                              bounds[which], bounds[which + 1], group.begin, group.end);
+    } else {
+      kernels.partial_sums(halves[which], out_features, floats, x_stride, w, out_features, rows,
+                           bounds[which], bounds[which + 1], group.begin, group.end);
+    }
   }
   pool_.barrier();
-  kernels_.finish_sums(out, out_stride, halves[0], halves[1], out_features, rows, columns.begin, columns.end,
-                       epilogue);
+  if (bfloat16_) {
+    bfloat16_->finish_sums(out, out_stride, halves[0], halves[1], out_features, rows, columns.begin,
+                           columns.end, epilogue);
+  } else {
+    kernels_.finish_sums(static_cast<float*>(out), out_stride, halves[0], halves[1], out_features, rows,
+                         columns.begin, columns.end, epilogue);
+  }
   pool_.barrier();
 }
 
@@ -277,6 +312,14 @@ void Forward::attend(const Pass& pass, int64_t layer, int member) {
       const float factor = pass.head_mask[layer * shape.n_head + head];
       for (int64_t t = 0; t < span.tokens; ++t) multiply_by(out + t * stride_, D, factor);
       if (probabilities) multiply_by(probabilities, span.tokens * span.length(), factor);
+    }
+    if (bfloat16_) {
+      auto* rounded = reinterpret_cast<BFloat16*>(normed_.data.get()) + span.row * stride_ + head * D;
+      const bool ends_odd_row = head + 1 == shape.n_head && C % 2;
+      for (int64_t t = 0; t < span.tokens; ++t) {
+        bfloat16_->round(rounded + t * stride_, out + t * stride_, D);
+        if (ends_odd_row) rounded[t * stride_ + D] = {0};
+      }
     }
   }
 }
@@ -320,20 +363,39 @@ void Forward::head(const Pass& pass, int member) {
   const bool alone = wanted <= kPrivateRows;
   float* x = (alone ? private_normed_[member] : normed_).data.get();
   const Range range = alone ? Range{0, wanted} : share(wanted, 1, member, pool_.members());
-  for (int64_t i = range.begin; i < range.end; ++i) final_norm(x + i * stride_, pass.logits_rows[i]);
+  for (int64_t i = range.begin; i < range.end; ++i) norm_row(x, pass.logits_rows[i], i, weight, bias, member);
   if (!alone) pool_.barrier();
+  project_words(pass.logits, x, stride_, wanted, member);
+}
+
+// The member's part of the vocabulary.
+void Forward::project_words(float* logits, const void* x, int64_t x_stride, int64_t rows, int member) {
+  const int64_t C = model_.shape.n_embd, V = model_.shape.vocab_size;
   const Range words = share(V, 6, member, pool_.members());
-  kernels_.reading(model_.lm_head.dtype)
-      .project(pass.logits, V, x, stride_, model_.lm_head.data, wanted, C, words.begin, words.end);
+  if (bfloat16_) {
+    bfloat16_->project(logits, V, static_cast<const BFloat16*>(x), x_stride, model_.lm_head.data, rows, C,
+                       words.begin, words.end);
+  } else {
+    kernels_.reading(model_.lm_head.dtype)
+        .project(logits, V, static_cast<const float*>(x), x_stride, model_.lm_head.data, rows, C, words.begin,
+                 words.end);
+  }
 }
 
 void Forward::project(const float* states, int64_t rows, float* logits) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  const int64_t C = model_.shape.n_embd, V = model_.shape.vocab_size;
+  const int64_t C = model_.shape.n_embd;
+  BFloat16* rounded = nullptr;
+  if (bfloat16_) {
+    rounded = reinterpret_cast<BFloat16*>(normed_.reserve(rows * stride_));
+    for (int64_t b = 0; b < rows; ++b) round_row(rounded + b * stride_, states + b * C);
+  }
   pool_.run(pool_.size(), [&](int member) {
-    const Range words = share(V, 6, member, pool_.members());
-    kernels_.reading(model_.lm_head.dtype)
-        .project(logits, V, states, C, model_.lm_head.data, rows, C, words.begin, words.end);
+    if (bfloat16_) {
+      project_words(logits, rounded, stride_, rows, member);
+    } else {
+      project_words(logits, states, C, rows, member);
+    }
   });
 }
 

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <vector>
 
+#include "bfloat16_kernels.h"
 #include "kernels.h"
 #include "kv_cache.h"
 #include "thread_pool.h"
@@ -64,7 +65,9 @@ struct Work {
 
 class Forward {
  public:
-  Forward(Model model, int threads, const Kernels& kernels);
+  // bfloat16: null to compute in float32, or the kernels that round activations before each product with a
+  // matrix; then those matrices are bfloat16.
+  Forward(Model model, int threads, const Kernels& kernels, const BFloat16Kernels* bfloat16);
 
   const Model& model() const { return model_; }
   const Kernels& kernels() const { return kernels_; }
@@ -87,10 +90,13 @@ class Forward {
   void run_pass(const Pass& pass, int member);
   const float* as_floats(const Tensor& tensor, int64_t begin, int64_t n, float* buffer) const;
   void embed(const Pass& pass, int member);
-  const float* normalize(const Norm& norm, int64_t rows, int member);
-  void multiply(float* out, int64_t out_stride, const float* x, int64_t x_stride, const Linear& linear,
+  const void* normalize(const Norm& norm, int64_t rows, int member);
+  void multiply(void* out, int64_t out_stride, const void* x, int64_t x_stride, const Linear& linear,
                 int64_t in_features, int64_t out_features, int64_t rows, Activation activation,
-                bool add_to_out, int member);
+                bool add_to_out, bool round_out, int member);
+  void norm_row(void* out, int64_t row, int64_t out_row, const float* weight, const float* bias, int member);
+  void round_row(BFloat16* out, const float* x) const;
+  void project_words(float* logits, const void* x, int64_t x_stride, int64_t rows, int member);
   void attend(const Pass& pass, int64_t layer, int member);
   void head(const Pass& pass, int member);
   void capture_hidden(const Pass& pass, int64_t layer, int member);
@@ -98,10 +104,12 @@ class Forward {
 
   const Model model_;
   const Kernels& kernels_;
+  const BFloat16Kernels* const bfloat16_;
   ThreadPool pool_;
   std::mutex mutex_;
 
-  // Activations of one pass; strides in floats.
+  // Activations of one pass; strides in elements: floats, or where a product reads them and bfloat16_ is set,
+  // values of bfloat16.
   struct Buffer {
     std::unique_ptr<float[], void (*)(float*)> data{nullptr, nullptr};
     int64_t floats = 0;

@@ -32,9 +32,10 @@ enum class Activation : int32_t {
 
 // What happens to a product before it is stored.
 struct Epilogue {
-  const float* bias;      // (O), or null for none
-  Activation activation;  // applied to product + bias
-  bool add_to_out;        // out += result (the residual stream) rather than out = result
+  const float* bias;       // (O), or null for none
+  Activation activation;   // applied to product + bias
+  bool add_to_out;         // out += result (the residual stream) rather than out = result
+  bool round_out = false;  // to bfloat16, which only BFloat16Kernels do; never together with add_to_out
 };
 
 // A block of the key cache holds this many positions; see KvCache.

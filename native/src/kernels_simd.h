@@ -75,6 +75,57 @@ inline void finish(float* out, F32x16 sum, const float* bias, const Epilogue& ep
   }
 }
 
+// Calls body(activation of one register), so that a loop in it holds the activation's code alone.
+template <typename Body>
+inline void with_activation(Activation activation, const Body& body) {
+  switch (activation) {
+    case Activation::kNone:
+      return body([](F32x16 x) { return x; });
+    case Activation::kGeluTanh:
+      return body([](F32x16 x) { return activate(x, Activation::kGeluTanh); });
+    default:
+      return body([activation](F32x16 x) { return activate(x, activation); });
+  }
+}
+
+// Finishes a tile: column n of row r goes to out + r * out_stride + n. put(destination, value) stores whole
+// registers; a narrow tile or one without bias takes its columns singly, by put_first(destination, sum, bias,
+// n).
+template <int kRows, int kVectors, typename Out, typename Put, typename PutFirst>
+inline void finish_tile(Out* out, int64_t out_stride, const F32x16 (&sums)[kRows][kVectors],
+                        const float* bias, Activation activation, int64_t width, const Put& put,
+                        const PutFirst& put_first) {
+  if (!bias || width < kVectors * kLanes) {
+    for (int r = 0; r < kRows; ++r)
+      for (int64_t v = 0, n = 0; v < kVectors && n < width; ++v, n += kLanes)
+        put_first(out + r * out_stride + n, sums[r][v], bias ? bias + n : nullptr,
+                  std::min<int64_t>(kLanes, width - n));
+    return;
+  }
+  F32x16 biases[kVectors];
+  for (int v = 0; v < kVectors; ++v) biases[v] = load(bias + v * kLanes);
+  with_activation(activation, [&](auto activated) {
+    for (int r = 0; r < kRows; ++r)
+      for (int v = 0; v < kVectors; ++v)
+        put(out + r * out_stride + v * kLanes, activated(sums[r][v] + biases[v]));
+  });
+}
+
+template <int kRows, int kVectors>
+inline void finish_tile(float* out, int64_t out_stride, const F32x16 (&sums)[kRows][kVectors],
+                        const float* bias, const Epilogue& epilogue, int64_t width) {
+  const auto put_first = [&](float* o, F32x16 sum, const float* b, int64_t n) {
+    finish(o, sum, b, epilogue, n);
+  };
+  if (epilogue.add_to_out) {
+    const auto add = [](float* o, F32x16 y) { store(o, load(o) + y); };
+    finish_tile(out, out_stride, sums, bias, epilogue.activation, width, add, put_first);
+  } else {
+    const auto put = [](float* o, F32x16 y) { store(o, y); };
+    finish_tile(out, out_stride, sums, bias, epilogue.activation, width, put, put_first);
+  }
+}
+
 // ---- the register tile ----
 
 // sums[r][v] = a[r, 0..depth) . b[0..depth, v]: one chain of multiply-adds each. Row k of b's vector v
@@ -107,7 +158,7 @@ template <int kRows, typename Body>
 inline void for_row_tiles_from(int64_t row, int64_t rows, const Body& body) {
   for (; row + kRows <= rows; row += kRows) body(RowCount<kRows>{}, row);
   if constexpr (kRows > 1) {
-    if (row < rows) for_row_tiles_from<(kRows == 12 ? 6 : kRows == 6 ? 3 : kRows - 1)>(row, rows, body);
+    if (row < rows) for_row_tiles_from<(kRows == 12 ? 8 : kRows > 4 ? 4 : kRows / 2)>(row, rows, body);
   }
 }
 
@@ -278,14 +329,10 @@ inline void linear(float* out, int64_t out_stride, const float* x, int64_t x_str
       multiply_tile(first, a, x_stride, panel, kTileColumns, kLanes, middle);
       multiply_tile(second, a + middle, x_stride, panel + middle * kTileColumns, kTileColumns, kLanes,
                     in_features - middle);
-      for (int r = 0; r < kRows; ++r) {
-        for (int v = 0; v < kTileVectors && v * kLanes < width; ++v) {
-          const int64_t n = n0 + v * kLanes;
-          finish(out + (row + r) * out_stride + n, first[r][v] + second[r][v],
-                 epilogue.bias ? epilogue.bias + n : nullptr, epilogue,
-                 std::min<int64_t>(kLanes, width - v * kLanes));
-        }
-      }
+      for (int r = 0; r < kRows; ++r)
+        for (int v = 0; v < kTileVectors; ++v) second[r][v] = first[r][v] + second[r][v];
+      finish_tile(out + row * out_stride + n0, out_stride, second,
+                  epilogue.bias ? epilogue.bias + n0 : nullptr, epilogue, width);
     });
   }
 }

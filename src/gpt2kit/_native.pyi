@@ -73,6 +73,7 @@ class NativeModel:
         weights: Mapping[str, npt.NDArray[Any]],
         threads: int,
         isa: str | None = None,
+        compute: str = "float32",
     ) -> None: ...
     @property
     def isa(self) -> str: ...

@@ -24,6 +24,7 @@ def load_engine(
     threads: int | None = None,
     engine: Literal["auto", "native", "torch"] = "auto",
     *,
+    compute: Literal["float32", "bfloat16"] | None = None,
     device: str | int | None = None,
     **checkpoint_options: Any,
 ) -> Engine:
@@ -36,6 +37,8 @@ def load_engine(
     quant: None; no quantised format is supported yet.
     threads: for the native engine, by default every processor that the process may use.
     engine: "native" (C++, CPU), "torch", or "auto": native unless the device or the model forbids it.
+    compute: for the native engine: "float32", its default, or "bfloat16", which rounds activations before each
+        product with a matrix and needs dtype="bfloat16" or a file that is; see NativeEngine.
     device: None or "cpu" for the CPU; anything else is a torch device and needs the torch engine.
     checkpoint_options: revision, subfolder, token, ... of open_checkpoint.
 
@@ -50,7 +53,11 @@ def load_engine(
     generation_config = GenerationConfig.for_model(checkpoint.folder)
     if choose_engine(checkpoint.config, engine, device=device) == "native":
         return NativeEngine.from_checkpoint(
-            checkpoint, dtype=dtype, threads=threads, generation_config=generation_config
+            checkpoint,
+            dtype=dtype,
+            threads=threads,
+            compute=compute if compute is not None else "float32",
+            generation_config=generation_config,
         )
     from gpt2kit.engine.torch import TorchEngine
 
@@ -58,6 +65,8 @@ def load_engine(
         raise EngineError(
             "threads is for the native engine; call torch.set_num_threads() for the torch engine"
         )
+    if compute is not None:
+        raise EngineError("compute is for the native engine; the torch engine computes in dtype")
     return TorchEngine.from_checkpoint(
         checkpoint,
         dtype=dtype,

@@ -96,10 +96,13 @@ def _bits(name: str, array: WeightArray) -> npt.NDArray[Any]:
 
 
 class NativeEngine:
-    """Runs a GPT-2 on the CPU, in float32, over weights in float32, bfloat16 or float16.
+    """Runs a GPT-2 on the CPU over weights in float32, bfloat16 or float16.
 
-    Weights are read where they lie at every call: what changes in them shows at once. 16-bit weights are widened,
-    which is exact, as they are read: results are those of the same weights in float32, to the bit.
+    Weights are read where they lie at every call: what changes in them shows at once. By default all arithmetic is
+    float32. 16-bit weights are widened, which is exact, as they are read: results are those of the same weights in
+    float32, to the bit. With compute="bfloat16" what a matrix multiplies is rounded to bfloat16 first, prompts and
+    single tokens alike; sums, norms, attention, activation functions and the residual stream stay in float32.
+
     A row's result depends on its own tokens only, to the bit: not on the batch, on how a prompt is cut into
     calls, on the number of threads or on the instruction set. Safe to call from several threads; calls take
     turns.
@@ -112,6 +115,7 @@ class NativeEngine:
         *,
         threads: int | None = None,
         isa: str | None = None,
+        compute: Literal["float32", "bfloat16"] = "float32",
         generation_config: GenerationConfig | None = None,
     ) -> None:
         """Take weights under the checkpoint's names, without the prefix `transformer.`.
@@ -120,6 +124,8 @@ class NativeEngine:
             and kept alive. `lm_head.weight` only where the head is not tied to `wte.weight`.
         threads: how many to compute with, by default all that the process may use.
         isa: "reference", "avx2" or "avx512" to force one; by default GPT2KIT_ISA, else the best there is.
+        compute: "bfloat16" rounds activations before each product with a matrix. Prompts then take half the time on
+            a processor with AVX512-BF16; all matrices but wpe must be bfloat16.
         generation_config: defaults for generate().
         Raises EngineError for a configuration that has no native implementation or an unusable argument.
         """
@@ -128,6 +134,7 @@ class NativeEngine:
             raise EngineError(f"threads is {threads}; it must be from 1 to 1024")
         self._config = config
         self._weights = dict(weights)
+        self._compute = compute
         self.generation_config = generation_config
         try:
             self._model = _native.NativeModel(
@@ -144,6 +151,7 @@ class NativeEngine:
                 weights={name: _bits(name, array) for name, array in weights.items()},
                 threads=threads if threads is not None else available_threads(),
                 isa=isa,
+                compute=compute,
             )
         except (ValueError, TypeError, RuntimeError) as error:
             raise EngineError(str(error)) from error
@@ -156,12 +164,14 @@ class NativeEngine:
         dtype: str = "auto",
         threads: int | None = None,
         isa: str | None = None,
+        compute: Literal["float32", "bfloat16"] = "float32",
         generation_config: GenerationConfig | None = None,
     ) -> NativeEngine:
         """Use a checkpoint's weights.
 
         dtype: "auto" uses each tensor where it lies in the file; "float32", "bfloat16" and "float16" convert
             those that are stored otherwise, once.
+        threads, isa, compute, generation_config: as for NativeEngine.
         """
         _refuse_unsupported(checkpoint.config)
         names = [
@@ -172,7 +182,14 @@ class NativeEngine:
         weights = {name: checkpoint.weights(name, dtype) for name in names}
         if checkpoint.config.tie_word_embeddings:
             weights.pop("lm_head.weight", None)
-        return cls(checkpoint.config, weights, threads=threads, isa=isa, generation_config=generation_config)
+        return cls(
+            checkpoint.config,
+            weights,
+            threads=threads,
+            isa=isa,
+            compute=compute,
+            generation_config=generation_config,
+        )
 
     @property
     def config(self) -> GPT2Config:
@@ -183,6 +200,11 @@ class NativeEngine:
     def isa(self) -> str:
         """The instruction set in use: "reference", "avx2" or "avx512"."""
         return str(self._model.isa)
+
+    @property
+    def compute(self) -> Literal["float32", "bfloat16"]:
+        """What products are computed in."""
+        return self._compute
 
     @property
     def threads(self) -> int:
@@ -269,7 +291,7 @@ class NativeEngine:
     def first_layers(self, n_layer: int) -> NativeEngine:
         """Return an engine of the first n_layer blocks, the last norm and the head, over the same weights."""
         config = shallower(self._config, n_layer)
-        return NativeEngine(config, self._weights, threads=self.threads, isa=self.isa)
+        return NativeEngine(config, self._weights, threads=self.threads, isa=self.isa, compute=self._compute)
 
     def generate(
         self,
