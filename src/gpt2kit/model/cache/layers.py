@@ -53,9 +53,7 @@ class GrowingTensor:
             storage = torch.cat((storage[:, :, :start], new), dim=2)
             self._capacity = 0
         else:
-            # Outside of inference mode nobody may write to what was made in it.
-            is_locked = storage.is_inference() and not torch.is_inference_mode_enabled()
-            if end > self._capacity or self._storage is None or is_locked:
+            if self._storage is None or end > self._capacity or _is_locked(storage):
                 self._capacity = max(end, 2 * start, self._min_capacity)
                 grown = new.new_zeros(*new.shape[:2], self._capacity, new.shape[3])
                 grown[:, :, :start] = storage[:, :, :start]
@@ -227,3 +225,13 @@ def checked_crop(tokens_to_remove: int) -> int:
             "tokens to remove as a negative integer: -1 forgets the last one"
         )
     return tokens_to_remove
+
+
+def _is_locked(storage: Tensor) -> bool:
+    """Whether a tensor was made in inference mode, outside of which nobody may write to it.
+
+    A compiler cannot see that, and what it has compiled keeps to one mode.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return storage.is_inference() and not torch.is_inference_mode_enabled()
