@@ -19,7 +19,7 @@ struct Norm {
   Tensor bias;    // (C)
 };
 
-// A matrix as the checkpoint stores it: Conv1D, (in, out).
+// A matrix as the checkpoint stores it, Conv1D, (in, out), or in 8 bits.
 struct Linear {
   Tensor weight;  // (I, O)
   Tensor bias;    // (O)
@@ -42,11 +42,11 @@ struct Model {
   float layer_norm_epsilon;
   bool scale_attn_weights;
   bool scale_attn_by_inverse_layer_idx;
-  Tensor wte;  // (V, C)
+  Tensor wte;  // (V, C); in 8 bits a matrix (C, V)
   Tensor wpe;  // (n_positions, C)
   std::vector<Block> h;
   Norm ln_f;
-  Tensor lm_head;  // (V, C); wte where the two are tied
+  Tensor lm_head;  // as wte, which it is where the two are tied
 };
 
 enum class Rows { kNone, kLast, kAll };
@@ -91,6 +91,9 @@ class Forward {
   void multiply(float* out, int64_t out_stride, const float* x, int64_t x_stride, const Linear& linear,
                 int64_t in_features, int64_t out_features, int64_t rows, Activation activation,
                 bool add_to_out, int member);
+  void multiply_int8(float* out, int64_t out_stride, const float* x, int64_t x_stride, const Int8Matrix& w,
+                     int64_t rows, const Epilogue& epilogue, int member);
+  void multiply_head(float* logits, const float* x, int64_t x_stride, int64_t rows, int member);
   void attend(const Pass& pass, int64_t layer, int member);
   void head(const Pass& pass, int member);
   void capture_hidden(const Pass& pass, int64_t layer, int member);
@@ -109,8 +112,10 @@ class Forward {
   };
   int64_t stride_, qkv_stride_, inner_stride_;
   const int64_t weights_per_row_;
-  Buffer hidden_, normed_, qkv_, attended_, inner_, sums_;
-  std::vector<Buffer> private_normed_, widened_, scratch_;  // one for each member of the pool
+  const bool uses_int8_;
+  Buffer hidden_, normed_, qkv_, attended_, inner_, sums_, int8_rows_;
+  std::vector<Buffer> private_normed_, private_int8_rows_, widened_,
+      scratch_;  // one for each member of the pool
 };
 
 }  // namespace gpt2kit
