@@ -16,7 +16,8 @@ import numpy.typing as npt
 from gpt2kit import _native
 from gpt2kit.checkpoint import BFloat16Array
 from gpt2kit.config import GenerationConfig, GPT2Config
-from gpt2kit.engine.quantize import check_quant, is_matrix, quantized_weights
+from gpt2kit.config.packed import packed_format
+from gpt2kit.engine.quantize import is_matrix, native_weights
 from gpt2kit.errors import EngineError, GenerationError
 from gpt2kit.generation import generate
 from gpt2kit.generation.protocol import Output, Sequence
@@ -63,7 +64,7 @@ def unsupported_reason(config: GPT2Config) -> str | None:
         return "add_cross_attention=True has no native implementation"
     if config.pruned_heads and any(config.pruned_heads.values()):
         return "heads are pruned, and the native kernels take all layers to have n_head of them"
-    if hasattr(config, "quantization_config"):
+    if hasattr(config, "quantization_config") and packed_format(config) is None:
         return "its weights are quantised by bitsandbytes"
     if config.activation_function not in ACTIVATIONS:
         known = ", ".join(sorted(ACTIVATIONS))
@@ -172,10 +173,8 @@ class NativeEngine:
         dtype: "auto" uses each tensor where it lies in the file; "float32", "bfloat16" and "float16" convert
             those that are stored otherwise, once.
         quant: "int8" holds every matrix, the embeddings and the head among them, in 8 bits; it needs dtype "auto".
+            A packed folder has its format already.
         """
-        check_quant(quant)
-        if quant is not None and dtype != "auto":
-            raise EngineError(f"dtype is {dtype!r} and quant {quant!r}; give one of the two")
         _refuse_unsupported(checkpoint.config)
         names = [
             name
@@ -184,10 +183,7 @@ class NativeEngine:
         ]
         if checkpoint.config.tie_word_embeddings and "lm_head.weight" in names:
             names.remove("lm_head.weight")
-        if quant is None:
-            weights = {name: checkpoint.weights(name, dtype) for name in names}
-        else:
-            weights = quantized_weights(checkpoint, names)
+        weights = native_weights(checkpoint, names, dtype, quant)
         return cls(checkpoint.config, weights, threads=threads, isa=isa, generation_config=generation_config)
 
     @property
