@@ -48,6 +48,25 @@ inline void quantize_int8(const Int8Rows& rows, const float* x, int64_t x_stride
   }
 }
 
+// Calls body(rows_constant, first_row) over tiles of at most kMost rows that differ by one row at most: a
+// short tile costs nearly as much as a full one.
+template <int kMost, typename Body>
+inline void for_even_tile(int64_t row, int64_t rows, const Body& body) {
+  if constexpr (kMost > 1) {
+    if (rows < kMost) return for_even_tile<kMost - 1>(row, rows, body);
+  }
+  body(RowCount<kMost>{}, row);
+}
+
+template <int kMost, typename Body>
+inline void for_even_tiles(int64_t rows, const Body& body) {
+  const int64_t tiles = (rows + kMost - 1) / kMost;
+  for (int64_t i = 0; i < tiles; ++i) {
+    const int64_t row = rows * i / tiles;
+    for_even_tile<kMost>(row, rows * (i + 1) / tiles - row, body);
+  }
+}
+
 // Rows [row, row + kRows) times kPanels panels. A line's even and odd bytes, of two lines in turn, go to
 // kChains sums of their own where few rows would leave the multipliers waiting for one another.
 template <int kRows, int kPanels, int kChains>
@@ -57,6 +76,7 @@ inline void multiply_int8_tile(float* out, int64_t out_stride, const Int8Rows& x
   const uint8_t* codes = w.panel_codes(panel);
   const BFloat16* weight_scales = w.panel_scales(panel);
   const int16_t* values = x.values + row * x.stride;
+  const int64_t ahead = row == 0 ? kAheadBytes : 0;  // later rows find the panel in the cache
   F32x16 totals[kRows][kPanels];
   for (auto& of_row : totals)
     for (auto& total : of_row) total = zero();
@@ -79,7 +99,7 @@ inline void multiply_int8_tile(float* out, int64_t out_stride, const Int8Rows& x
 #pragma GCC unroll 2
         for (int p = 0; p < kPanels; ++p) {
           const uint8_t* line = codes + p * panel_bytes + j * kInt8LineBytes;
-          if (kRows == 1) prefetch_once(line + kAheadBytes);
+          kRows == 1 ? prefetch_once(line + kAheadBytes) : prefetch(line + ahead);
           even[p] = even_bytes(load_bytes(line));
           odd[p] = odd_bytes(load_bytes(line));
         }
@@ -124,7 +144,7 @@ inline void multiply_int8_tile(float* out, int64_t out_stride, const Int8Rows& x
 inline void multiply_int8(float* out, int64_t out_stride, const Int8Rows& x, const Int8Matrix& w,
                           int64_t rows, int64_t begin, int64_t end, const Epilogue& epilogue) {
 #ifdef __AVX512VNNI__
-  constexpr int kRowsOfTile = 12, kPanelsOfTile = 2;  // 24 sums, 4 registers of weights, 2 of activations
+  constexpr int kRowsOfTile = 10, kPanelsOfTile = 2;  // 20 sums, 4 registers of weights, 2 of activations
 #else
   constexpr int kRowsOfTile = 3, kPanelsOfTile = 1;
 #endif
@@ -139,9 +159,9 @@ inline void multiply_int8(float* out, int64_t out_stride, const Int8Rows& x, con
   for (int64_t b0 = 0; b0 < rows; b0 += block) {
     const int64_t count = std::min(block, rows - b0);
     for (int64_t panel = begin; panel < end; panel += kPanelsOfTile) {
-      for_row_tiles_from<kRowsOfTile>(0, count, [&](auto tile, int64_t row) {
+      for_even_tiles<kRowsOfTile>(count, [&](auto tile, int64_t row) {
         constexpr int kRows = decltype(tile)::value;
-        constexpr int kChains = kRows * kPanelsOfTile > 12 ? 1 : 2;
+        constexpr int kChains = kRows * kPanelsOfTile > 8 ? 1 : 2;
         if (panel + kPanelsOfTile <= end) {
           multiply_int8_tile<kRows, kPanelsOfTile, kChains>(out, out_stride, x, w, b0 + row, panel, epilogue);
         } else {
