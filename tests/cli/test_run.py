@@ -319,3 +319,28 @@ def test_a_mistake_of_ours_is_one_line_too(run, monkeypatch):
     assert (
         result.err == "gpt2kit: error: unexpected RuntimeError: boom; --debug shows where, please report it\n"
     )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--penalty-alpha", "0.6", "--top-k", "4"],
+        ["--dola-layers", "low"],
+        ["--greedy", "--prompt-lookup-num-tokens", "4"],
+    ],
+)
+def test_other_ways_of_choosing_tokens(run, options):
+    result = run("hello", "-n", "6", "--json", *options)
+    assert result.code == 0, result.err
+    assert 1 <= len(json.loads(result.out)["choices"][0]["token_ids"]) <= 6
+
+
+def test_guesses_change_no_text(run, expected, model):
+    assert run("hello", *SAMPLED, "--prompt-lookup-num-tokens", "3").out == expected
+    assert run("hello", *SAMPLED, "--assistant-model", model).out == expected
+
+
+def test_text_goes_on_past_the_context_when_asked(run):
+    refused = run("word " * 600, "-n", "2")
+    assert refused.code != 0 and "long_generation" in refused.err
+    assert run("word " * 600, "-n", "2", "--long-generation", "slide").code == 0

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 
 import gpt2kit
 from gpt2kit.config import BitsAndBytesConfig, GPT2Config
-from gpt2kit.model import bitsandbytes_products
-from gpt2kit.model.linear_4bit import Linear4bit
-from gpt2kit.model.linear_8bit import Linear8bit
+from gpt2kit.model.quantized import bitsandbytes_products
+from gpt2kit.model.quantized.linear_4bit import Linear4bit
+from gpt2kit.model.quantized.linear_8bit import Linear8bit
 from gpt2kit.quant import (
     CODES,
     dequantize_4bit,

@@ -13,6 +13,15 @@ from random_models import random_pair
 KINDS = ["dynamic", "static", "given"]
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads cost more than they give where models are tiny."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def new_cache(package, kind: str, config):
     if kind == "static":
         return package.StaticCache(config, max_cache_len=40)

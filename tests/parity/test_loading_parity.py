@@ -14,7 +14,7 @@ import transformers
 from safetensors.torch import save_file
 
 import gpt2kit
-from gpt2kit.model.loading_info import LoadingInfo
+from gpt2kit.model.pretrained.info import LoadingInfo
 
 NAMES = [
     "GPT2Model",

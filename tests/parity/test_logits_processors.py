@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from gpt2kit.config import GPT2Config, SynthIDTextWatermarkingConfig, WatermarkingConfig
-from gpt2kit.generation import bans, penalties, synthid, warpers, watermark
-from gpt2kit.generation import processors as ours
 from gpt2kit.generation.options import merge, resolve
+from gpt2kit.generation.processors import bans, penalties, synthid, warpers, watermark
+from gpt2kit.generation.processors import chain as ours
 
 torch = pytest.importorskip("torch")
 hf = pytest.importorskip("transformers.generation.logits_process")

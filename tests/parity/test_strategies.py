@@ -215,7 +215,7 @@ class TestGuessing:
         assert follows_mixture >= 4
 
     def test_guessing_stops_when_it_does_not_pay(self) -> None:
-        from gpt2kit.generation.speculation import Payoff
+        from gpt2kit.generation.strategies.speculation import Payoff
 
         now = 0.0
         payoff = Payoff(lambda: now)

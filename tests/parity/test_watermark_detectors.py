@@ -8,7 +8,8 @@ import pytest
 from fakes import FakeEngine
 from gpt2kit.config import GPT2Config, SynthIDTextWatermarkingConfig, WatermarkingConfig
 from gpt2kit.errors import GenerationError
-from gpt2kit.generation import SynthIDTextScorer, WatermarkDetector, generate
+from gpt2kit.generation import generate
+from gpt2kit.generation.watermark_detector import SynthIDTextScorer, WatermarkDetector
 
 torch = pytest.importorskip("torch")
 hf = pytest.importorskip("transformers")

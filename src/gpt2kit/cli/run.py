@@ -33,6 +33,10 @@ _GENERATION = (
     "length_penalty",
     "num_beam_groups",
     "diversity_penalty",
+    "penalty_alpha",
+    "dola_layers",
+    "prompt_lookup_num_tokens",
+    "long_generation",
 )
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 _EARLY_STOPPING = {"false": False, "true": True, "never": "never"}
@@ -68,6 +72,26 @@ _EARLY_STOPPING = {"false": False, "true": True, "never": "never"}
 )
 @click.option("--num-beam-groups", type=int, metavar="N", help="Divide the beams into N groups that differ.")
 @click.option("--diversity-penalty", type=float, metavar="X", help="Groups: how much the same token costs.")
+@click.option(
+    "--penalty-alpha", type=float, metavar="X", help="Contrastive search: how much repeating a state costs."
+)
+@click.option("--dola-layers", type=click.Choice(["low", "high"]), help="Contrast with early layers (DoLa).")
+@click.option(
+    "--assistant-model",
+    metavar="MODEL",
+    help="A smaller model that guesses ahead: the same text, sooner.",
+)
+@click.option(
+    "--prompt-lookup-num-tokens",
+    type=int,
+    metavar="N",
+    help="Guess N tokens ahead from the text itself: the same text, sooner.",
+)
+@click.option(
+    "--long-generation",
+    type=click.Choice(["slide"]),
+    help="Go on past the model's context with a window that slides by half of it.",
+)
 @click.option("--greedy", is_flag=True, help="Always take the most probable token.")
 @click.option("--seed", type=int, metavar="N", help="Make the random choices repeatable.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before TEXT; may be given several times.")
@@ -149,6 +173,8 @@ def _generation_options(given: dict[str, Any]) -> dict[str, Any]:
     options = {name: given[name] for name in _GENERATION if given[name] is not None}
     if given["early_stopping"] is not None:
         options["early_stopping"] = _EARLY_STOPPING[given["early_stopping"]]
+    if given["assistant_model"] is not None:
+        options["assistant_model"] = given["assistant_model"]
     has_beams = options.get("num_beams", 1) > 1
     choosing = _SAMPLING if has_beams else (*_SAMPLING, "num_return_sequences")
     if given["greedy"] or options.get("temperature") == 0.0:
@@ -159,6 +185,8 @@ def _generation_options(given: dict[str, Any]) -> dict[str, Any]:
                     f"{how} excludes --{name.replace('_', '-')}: there is nothing to choose"
                 )
         options.pop("temperature", None)
+        options["do_sample"] = False
+    elif "penalty_alpha" in options:  # compares the top_k tokens and samples nothing
         options["do_sample"] = False
     elif any(name in options for name in choosing):
         options["do_sample"] = True

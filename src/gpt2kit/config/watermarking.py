@@ -1,4 +1,4 @@
-"""Settings of the two watermarks, under Transformers' names; generation/watermark.py does the work."""
+"""Settings of the two watermarks, under Transformers' names; generation/processors/watermark.py does the work."""
 
 from __future__ import annotations
 

@@ -21,10 +21,10 @@ from gpt2kit.errors import ConfigError, EngineError
 from gpt2kit.generation import generate
 from gpt2kit.generation.protocol import Output, Sequence
 from gpt2kit.model import DynamicCache, GPT2DoubleHeadsModel, GPT2LMHeadModel
-from gpt2kit.model.cache import EncoderDecoderCache, RaggedCache
-from gpt2kit.model.cache_base import Cache
+from gpt2kit.model.cache.base import Cache
+from gpt2kit.model.cache.caches import EncoderDecoderCache, RaggedCache
 from gpt2kit.model.gpt2 import GPT2WithLMHead
-from gpt2kit.model.placement import as_device
+from gpt2kit.model.pretrained.placement import as_device
 
 if TYPE_CHECKING:
     from gpt2kit.checkpoint import Checkpoint

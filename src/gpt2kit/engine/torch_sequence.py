@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gpt2kit.errors import EngineError
-from gpt2kit.model.cache_base import Cache
+from gpt2kit.model.cache.base import Cache
 
 
 class TorchSequence:

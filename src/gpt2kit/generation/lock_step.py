@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpt2kit.generation.batch import BatchCriterion, BatchProcessor
-from gpt2kit.generation.processors import Scores, process
+from gpt2kit.generation.processors.chain import Scores, process
 from gpt2kit.generation.protocol import Output
 from gpt2kit.generation.row_loop import Row, RowLoop
 

@@ -1,7 +1,7 @@
 """generate(): the way from prompts to new token ids, over any engine.
 
 With standard options an engine that brings its own loop runs it; otherwise RowLoop does. Both
-choose the same ids: the arithmetic is fixed in processors.py and sampling.py, the random numbers in
+choose the same ids: the arithmetic is fixed in processors/ and sampling.py, the random numbers in
 random.py.
 """
 
@@ -14,19 +14,17 @@ from typing import Any
 from gpt2kit.config import GenerationConfig
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation.batch import BatchCriterion, BatchProcessor
-from gpt2kit.generation.beams import beam_search
-from gpt2kit.generation.guidance import Guidance
 from gpt2kit.generation.healing import heal_prompts
 from gpt2kit.generation.lock_step import LockStepLoop
 from gpt2kit.generation.options import Options, merge, resolve
-from gpt2kit.generation.processors import AllowedTokens, Custom, LogitsProcessor
+from gpt2kit.generation.processors.chain import AllowedTokens, Custom, LogitsProcessor
+from gpt2kit.generation.processors.guidance import Guidance
 from gpt2kit.generation.prompts import checked_prompts, negative_prompts_of
 from gpt2kit.generation.protocol import Engine, NativeLoop
 from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.random import seeds_for
 from gpt2kit.generation.row_loop import RowLoop, StoppingCriterion
 from gpt2kit.generation.rows import Generated, OnText, OnToken, RowWatch, Wanted
-from gpt2kit.generation.strategies import choose_loop
 from gpt2kit.generation.text import RowText
 
 DEFAULT_NEW_TOKENS = 20
@@ -183,13 +181,20 @@ def generate_merged(
     has_callback = on_token is not None or on_text is not None
     guidance = Guidance(engine, options.guidance_scale, negative_prompts) if negative_prompts else None
     custom = Custom(tuple(logits_processor), prefix_allowed_tokens_fn, guidance)
-    loop_type = choose_loop(engine, options, assistant, tokenizer, assistant_tokenizer)
+    loop_type = None
+    if options.strategy is not None or assistant is not None:
+        # Imported here, like beams below: plain generation need not wait for them.
+        from gpt2kit.generation.strategies.choose import choose_loop
+
+        loop_type = choose_loop(engine, options, assistant, tokenizer, assistant_tokenizer)
     is_batchwise = any(
         isinstance(item, (BatchProcessor, BatchCriterion)) for item in (*logits_processor, *stopping_criteria)
     )
     plain_loop = LockStepLoop if is_batchwise else RowLoop
     try:
         if options.num_beams > 1:
+            from gpt2kit.generation.beams.search import beam_search
+
             return beam_search(
                 engine,
                 token_prompts,

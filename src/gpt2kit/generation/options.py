@@ -20,8 +20,8 @@ from gpt2kit.config.generation_fields import (
 )
 from gpt2kit.config.watermarking import BaseWatermarkingConfig
 from gpt2kit.errors import GenerationError
-from gpt2kit.generation.beams_constraints import Constraint, constraints_of
-from gpt2kit.generation.strategies import Assistance, Strategy, resolve_assistance, resolve_strategy
+from gpt2kit.generation.beams.constraints import Constraint, constraints_of
+from gpt2kit.generation.strategies.options import Assistance, Strategy, resolve_assistance, resolve_strategy
 
 # Scores are float32: a divisor past 2 ** 120 or below 2 ** -120 would leave no room for them.
 _MAX_SCALE_BITS = 120

@@ -20,9 +20,9 @@ from gpt2kit.config.watermarking import (
     watermarking_config,
 )
 from gpt2kit.errors import GenerationError
-from gpt2kit.generation.scores import Ids
-from gpt2kit.generation.synthid import compute_g_values, context_is_new
-from gpt2kit.generation.watermark import is_green
+from gpt2kit.generation.processors.scores import Ids
+from gpt2kit.generation.processors.synthid import compute_g_values, context_is_new
+from gpt2kit.generation.processors.watermark import is_green
 
 _Numbers = npt.NDArray[np.float64]
 

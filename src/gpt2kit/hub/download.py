@@ -67,6 +67,8 @@ def resolve_folder(
 
     Raises HubError.
     """
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise TypeError(f"a model is named by a str or a path; got {name_or_path!r:.80}")
     parts = _safe_parts(subfolder, "subfolder")
     path = Path(name_or_path)
     if path.is_dir():

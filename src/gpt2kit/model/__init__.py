@@ -8,8 +8,8 @@ from gpt2kit.model.auto import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
-from gpt2kit.model.cache import DynamicCache, EncoderDecoderCache, QuantizedCache, StaticCache
-from gpt2kit.model.cache_base import Cache
+from gpt2kit.model.cache.base import Cache
+from gpt2kit.model.cache.caches import DynamicCache, EncoderDecoderCache, QuantizedCache, StaticCache
 from gpt2kit.model.double_heads import GPT2DoubleHeadsModel, GPT2SequenceSummary
 from gpt2kit.model.gpt2 import GPT2LMHeadModel, GPT2Model, GPT2PreTrainedModel
 from gpt2kit.model.heads import (

@@ -18,7 +18,7 @@ from gpt2kit.model.attention_backends import (
     get_backend,
     mix,
 )
-from gpt2kit.model.cache import AnyCache, EncoderDecoderCache, RaggedCache
+from gpt2kit.model.cache.caches import AnyCache, EncoderDecoderCache, RaggedCache
 from gpt2kit.model.masks import AttentionMask
 
 # Attention weights (B, H, T, S); of a RaggedCache one tensor (1, H, T, S) a row; None when not asked for.

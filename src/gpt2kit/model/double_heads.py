@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ConfigError
 from gpt2kit.model.activations import get_activation
-from gpt2kit.model.cache import AnyCache
+from gpt2kit.model.cache.caches import AnyCache
 from gpt2kit.model.gpt2 import GPT2WithLMHead
+from gpt2kit.model.inputs import check_tensors
 from gpt2kit.model.losses import causal_lm_loss, cross_entropy
 from gpt2kit.model.outputs import GPT2DoubleHeadsModelOutput
 
@@ -121,6 +122,7 @@ class GPT2DoubleHeadsModel(GPT2WithLMHead):
         mc_logits = self.multiple_choice_head(hidden, mc_token_ids).squeeze(-1)
         mc_loss = None
         if mc_labels is not None:
+            check_tensors(mc_labels=mc_labels)
             choices = mc_logits.reshape(-1, mc_logits.shape[-1])
             mc_loss = cross_entropy(choices, mc_labels.reshape(-1), "mc_labels")
         output = GPT2DoubleHeadsModelOutput(
@@ -137,6 +139,9 @@ class GPT2DoubleHeadsModel(GPT2WithLMHead):
 
 def _take(hidden_states: Tensor, positions: Tensor) -> Tensor:
     """Give hidden_states (..., T, E) at positions (...), as (..., E)."""
+    check_tensors(mc_token_ids=positions)
+    if positions.is_floating_point() or positions.dtype == torch.bool:
+        raise ValueError(f"mc_token_ids are {positions.dtype}; positions are integers, convert them")
     *leading, T, E = hidden_states.shape
     if list(positions.shape) != leading:
         raise ValueError(f"mc_token_ids have the shape {tuple(positions.shape)}; {tuple(leading)} is needed")

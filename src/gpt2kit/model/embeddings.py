@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ConfigError
-from gpt2kit.model.quantized_linear import QuantizedLinear
+from gpt2kit.model.quantized.linear import QuantizedLinear
 
 # Of the old rows' covariance, for new rows: enough to tell them apart, too little to change what is likely.
 _SPREAD = 1e-9

@@ -2,7 +2,7 @@
 
 Read top to bottom: a block is attention and an MLP, each behind a layer norm and added to the stream; the
 trunk is embeddings, blocks and a last norm; the language model multiplies by the token embeddings. Parameter
-names are those of the published checkpoints. Reading and writing of folders is in loading.py.
+names are those of the published checkpoints. Reading and writing of folders is in pretrained/.
 """
 
 from collections.abc import Callable
@@ -15,14 +15,21 @@ from torch import Tensor, nn
 from gpt2kit.config import GPT2Config
 from gpt2kit.model.activations import get_activation
 from gpt2kit.model.attention import Conv1D, GPT2Attention
-from gpt2kit.model.cache import AnyCache, DynamicCache, EncoderDecoderCache, RaggedCache
-from gpt2kit.model.cache_base import Cache, checked_cache
+from gpt2kit.model.cache.base import Cache, checked_cache
+from gpt2kit.model.cache.caches import AnyCache, DynamicCache, EncoderDecoderCache, RaggedCache
 from gpt2kit.model.generation_mixin import GenerationMixin
-from gpt2kit.model.inputs import check_encoder_states, check_inputs, checked_rows, head_masks
-from gpt2kit.model.loading import PreTrainedModel
+from gpt2kit.model.inputs import (
+    check_encoder_states,
+    check_inputs,
+    check_kept,
+    check_tensors,
+    checked_rows,
+    head_masks,
+)
 from gpt2kit.model.losses import causal_lm_loss
 from gpt2kit.model.masks import AttentionMask, causal_mask, cross_mask
 from gpt2kit.model.outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
+from gpt2kit.model.pretrained.base import PreTrainedModel
 
 
 class GPT2MLP(nn.Module):
@@ -150,6 +157,16 @@ class GPT2Model(GPT2PreTrainedModel):
 
         Raises ValueError for inputs that contradict each other or exceed n_positions.
         """
+        check_tensors(
+            input_ids=input_ids,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            head_mask=head_mask,
+        )
         check_inputs(input_ids, inputs_embeds, self.config)
         if not isinstance(past_key_values, RaggedCache | None):
             checked_cache(past_key_values)
@@ -287,8 +304,7 @@ class GPT2LMHeadModel(GPT2WithLMHead):
         the summed loss, for gradient accumulation. logits_to_keep: the last so many positions (0 for all), or
         the positions to keep (K,).
         """
-        if not isinstance(logits_to_keep, Tensor) and logits_to_keep < 0:
-            raise ValueError(f"logits_to_keep is {logits_to_keep}; allowed: from 0, which keeps all")
+        check_kept(logits_to_keep, input_ids, inputs_embeds)
         trunk = self.transformer(
             input_ids,
             past_key_values=past_key_values,
@@ -304,12 +320,8 @@ class GPT2LMHeadModel(GPT2WithLMHead):
             return_dict=True,
             head_mask=head_mask,
         )
-        hidden = trunk.last_hidden_state
-        if isinstance(logits_to_keep, Tensor):
-            hidden = hidden[..., logits_to_keep, :]
-        elif logits_to_keep:
-            hidden = hidden[..., -logits_to_keep:, :]
-        logits = self.lm_head(hidden)
+        kept = logits_to_keep if isinstance(logits_to_keep, Tensor) else slice(-logits_to_keep, None)
+        logits = self.lm_head(trunk.last_hidden_state[..., kept, :])
         loss = None
         if labels is not None or shift_labels is not None:
             loss = causal_lm_loss(logits, labels, shift_labels, num_items_in_batch)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from gpt2kit.config import GPT2Config
-from gpt2kit.model.cache import AnyCache
+from gpt2kit.model.cache.caches import AnyCache
 from gpt2kit.model.gpt2 import GPT2Model, GPT2PreTrainedModel
+from gpt2kit.model.inputs import check_tensors
 from gpt2kit.model.losses import classification_loss, cross_entropy, infer_problem_type, span_loss
 from gpt2kit.model.outputs import (
     QuestionAnsweringModelOutput,
@@ -78,6 +79,7 @@ class GPT2ForSequenceClassification(GPT2PreTrainedModel):
         logits = self.score(hidden[rows, self._last_positions(input_ids)])
         loss = None
         if labels is not None:
+            check_tensors(labels=labels)
             if self.config.problem_type is None:
                 self.config.problem_type = infer_problem_type(labels, self.num_labels)
             loss = classification_loss(logits, labels, self.config.problem_type)
@@ -91,6 +93,7 @@ class GPT2ForSequenceClassification(GPT2PreTrainedModel):
         return output if self._asks("return_dict", return_dict) else output.to_tuple()
 
     def _check_batch(self, given: Tensor, num_dimensions: int) -> None:
+        check_tensors(**{"input_ids" if num_dimensions == 2 else "inputs_embeds": given})
         if given.dim() != num_dimensions:
             raise ValueError(
                 f"the input has the shape {tuple(given.shape)}; give one row of positions a text"

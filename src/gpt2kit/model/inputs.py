@@ -4,6 +4,8 @@ Shapes and types are always checked. Values are checked where they lie in this m
 those on an accelerator would make it wait at each step.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,16 @@ from gpt2kit.config import GPT2Config
 def can_look_at(values: Tensor) -> bool:
     """Tell whether reading values neither waits for a device nor breaks a graph that is being compiled."""
     return values.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def check_tensors(**given: Any) -> None:
+    """Check that what is given, by its argument's name, is a tensor or None. Raises TypeError."""
+    for name, value in given.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(
+                f"{name} is a {type(value).__name__}; give a torch.Tensor, such as a tokenizer makes with "
+                'return_tensors="pt"'
+            )
 
 
 def check_inputs(input_ids: Tensor | None, inputs_embeds: Tensor | None, config: GPT2Config) -> None:
@@ -25,6 +37,8 @@ def check_inputs(input_ids: Tensor | None, inputs_embeds: Tensor | None, config:
         check_ids(input_ids, "input_ids", config.vocab_size)
         given = input_ids
     elif inputs_embeds is not None:
+        if not inputs_embeds.is_floating_point():
+            raise ValueError(f"inputs_embeds is {inputs_embeds.dtype}; give floats (B, T, {config.n_embd})")
         if inputs_embeds.dim() < 3 or inputs_embeds.shape[-1] != config.n_embd:
             raise ValueError(
                 f"inputs_embeds has the shape {tuple(inputs_embeds.shape)}; (B, T, {config.n_embd}) is needed"
@@ -83,7 +97,7 @@ def head_masks(head_mask: Tensor | None, config: GPT2Config, like: Tensor) -> li
     """Give each layer's factors, broadcasting to (B, H, T, S), of a mask of heads: 1 keeps, 0 silences.
 
     head_mask: (H,) for all layers, (L, H), or (L, B or 1, H or 1, T or 1, S or 1), where H counts pruned heads
-    too. Raises ValueError for other shapes.
+    too. like: the hidden states (B, T, C). Raises ValueError for other shapes.
     """
     n_layer, n_head = config.n_layer, config.n_head
     if head_mask is None:
@@ -96,7 +110,9 @@ def head_masks(head_mask: Tensor | None, config: GPT2Config, like: Tensor) -> li
     if (
         head_mask.dim() != 5
         or head_mask.shape[0] not in (1, n_layer)
+        or head_mask.shape[1] not in (1, like.shape[0])
         or head_mask.shape[2] not in (1, n_head)
+        or head_mask.shape[3] not in (1, like.shape[1])
     ):
         raise ValueError(
             f"head_mask has the shape {shape}; ({n_head},), ({n_layer}, {n_head}) or "
@@ -104,3 +120,30 @@ def head_masks(head_mask: Tensor | None, config: GPT2Config, like: Tensor) -> li
         )
     head_mask = head_mask.to(like.device, like.dtype).expand(n_layer, -1, n_head, -1, -1)
     return [head_mask[i, :, config.kept_heads(i)] for i in range(n_layer)]
+
+
+def check_kept(logits_to_keep: int | Tensor, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
+    """Check which positions of an input to keep: the last so many, 0 for all, or those of a tensor (K,)."""
+    if not isinstance(logits_to_keep, Tensor):
+        if not isinstance(logits_to_keep, int) or logits_to_keep < 0:
+            raise ValueError(
+                f"logits_to_keep is {logits_to_keep!r}; allowed: whole numbers from 0, which keeps all, or a tensor "
+                "of positions"
+            )
+        return
+    if logits_to_keep.is_floating_point():
+        raise ValueError(f"logits_to_keep is {logits_to_keep.dtype}; positions are integers, convert them")
+    if isinstance(input_ids, Tensor) and input_ids.dim():
+        T = input_ids.shape[-1]
+    elif isinstance(inputs_embeds, Tensor) and inputs_embeds.dim() > 1:
+        T = inputs_embeds.shape[-2]
+    else:
+        return  # the trunk refuses the input
+    if logits_to_keep.dtype == torch.bool:
+        is_within = logits_to_keep.shape == (T,)
+    elif logits_to_keep.numel() and can_look_at(logits_to_keep):
+        is_within = bool(((logits_to_keep >= -T) & (logits_to_keep < T)).all())
+    else:
+        is_within = True
+    if not is_within:
+        raise ValueError(f"logits_to_keep is {logits_to_keep.tolist()}; there are positions 0 to {T - 1}")

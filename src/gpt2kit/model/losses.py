@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gpt2kit.model.inputs import can_look_at
+from gpt2kit.model.inputs import can_look_at, check_tensors
 
 IGNORED = -100  # a target that counts for nothing
 
@@ -22,6 +22,7 @@ def cross_entropy(
     Raises ValueError, calling the labels `name`, for another shape, labels that are not whole numbers, or
     numbers that are no class.
     """
+    check_tensors(**{name: labels})
     _check_shape(labels, tuple(logits.shape[:-1]), name)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"{name} are {labels.dtype}; class numbers are integers, convert them")
@@ -41,6 +42,7 @@ def causal_lm_loss(
     num_items_in_batch: int | Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of the next token. logits (..., T, V); targets (..., T), -100 is ignored."""
+    check_tensors(labels=labels, shift_labels=shift_labels)
     if shift_labels is None:
         if labels is None:
             raise ValueError("give labels or shift_labels")
@@ -95,6 +97,7 @@ def span_loss(start_logits: Tensor, end_logits: Tensor, starts: Tensor, ends: Te
     Positions before the text count as 0, those past it for nothing: a long text cut in pieces has answers
     that lie outside of a piece.
     """
+    check_tensors(start_positions=starts, end_positions=ends)
     T = start_logits.shape[-1]
     total = torch.zeros((), device=start_logits.device)
     for logits, positions, name in (

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gpt2kit.model.cache import AnyCache
+from gpt2kit.model.cache.caches import AnyCache
 
 
 @dataclass

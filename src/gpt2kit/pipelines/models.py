@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from gpt2kit.engine.heads import NetworkWithHead
 
 
-def as_engine(model: Any, device: Any = None) -> Engine:
-    """Return an engine as it is and put a torch model into one; `device` is where that is moved to."""
-    place = None if device is None else choose_device(device)
+def as_engine(model: Any) -> Engine:
+    """Return an engine as it is, and for a torch model the one that its generate() would run on now.
+
+    Raises PipelineError for anything else and EngineError for a torch model in training mode.
+    """
     if hasattr(model, "state_dict"):
         from gpt2kit.engine.torch import TorchEngine
         from gpt2kit.model import GPT2DoubleHeadsModel, GPT2LMHeadModel
+        from gpt2kit.torch_generation.engines import choose_engine
 
         if not isinstance(model, (GPT2LMHeadModel, GPT2DoubleHeadsModel)):
             kind = type(model)
@@ -29,17 +32,28 @@ def as_engine(model: Any, device: Any = None) -> Engine:
                 f"the model is a {kind.__module__} {kind.__name__}, which does not generate here; use gpt2kit's "
                 "GPT2LMHeadModel, or pass the model's folder"
             )
-        language_model: Any = (
-            model if place is None else model.to(place)
-        )  # TorchEngine needs trunk and lm_head
-        return TorchEngine(language_model)
+        return choose_engine(model) or TorchEngine(model)
     if not hasattr(model, "new_sequence"):
         raise PipelineError(
             f"model must be a folder, a hub name, a Checkpoint, an engine or a torch model, got {model!r:.80}"
         )
-    _refuse_moving(place)
     engine: Engine = model
     return engine
+
+
+def moved(model: Any, device: Any) -> Any:
+    """Return a torch model on the device asked for, and anything else as it is.
+
+    device: as choose_device takes it; None moves nothing. Raises PipelineError for an engine elsewhere.
+    """
+    if device is None:
+        return model
+    place = choose_device(device)
+    if hasattr(model, "state_dict"):
+        return model.to(place)
+    if place != "cpu":
+        raise PipelineError(f"device={place!r} cannot move an engine; load the model there instead")
+    return model
 
 
 def as_network(model: Any, head: str | None, task: str, device: Any = None) -> NetworkWithHead:
@@ -47,12 +61,11 @@ def as_network(model: Any, head: str | None, task: str, device: Any = None) -> N
 
     head: the name of the head that the task needs; None takes an engine too.
     """
-    place = None if device is None else choose_device(device)
+    model = moved(model, device)
     if hasattr(model, "state_dict"):
         from gpt2kit.engine.torch_heads import ModuleWithHead
 
-        return ModuleWithHead(model if place is None else model.to(place), head)
-    _refuse_moving(place)
+        return ModuleWithHead(model, head)
     if hasattr(model, "run"):
         network: NetworkWithHead = model
         return network
@@ -97,8 +110,3 @@ def with_assistant(options: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]
     if model is not None:
         result |= {"assistant_model": model, "assistant_tokenizer": source}
     return result
-
-
-def _refuse_moving(place: str | None) -> None:
-    if place not in (None, "cpu"):
-        raise PipelineError(f"device={place!r} cannot move an engine; load the model there instead")

@@ -12,12 +12,12 @@ import numpy as np
 from gpt2kit.checkpoint import Checkpoint
 from gpt2kit.config import GenerationConfig
 from gpt2kit.errors import GenerationError
-from gpt2kit.generation import Generated
+from gpt2kit.generation import Engine, Generated
 from gpt2kit.generation.loop import generate_merged
 from gpt2kit.pipelines.base import Pipeline
 from gpt2kit.pipelines.call_options import DEFAULT_NEW_TOKENS, CallOptions, ReturnType
 from gpt2kit.pipelines.inputs import run_inputs
-from gpt2kit.pipelines.models import as_engine, with_assistant
+from gpt2kit.pipelines.models import as_engine, moved, with_assistant
 from gpt2kit.pipelines.prompts import Prompt, checked_prompts, encode_prompt, is_prompt, with_reply
 
 # What a call returns for one row: {"generated_text": str or messages} or {"generated_token_ids": list[int]}.
@@ -55,11 +55,17 @@ class TextGenerationPipeline(Pipeline):
         model_config: GenerationConfig | None = None,
         **options: Any,
     ) -> None:
-        self.engine = as_engine(model, device)
-        super().__init__(getattr(self.engine, "model", self.engine), tokenizer, checkpoint)
-        own = getattr(self.engine, "generation_config", None)
+        self._runner = moved(model, device)
+        as_engine(self._runner)  # refuses what does not generate
+        super().__init__(getattr(model, "model", model), tokenizer, checkpoint)
+        own = getattr(model, "generation_config", None)
         self.model_config = model_config if model_config is not None else own
         self._defaults = CallOptions().updated(with_assistant(options, tokenizer))
+
+    @property
+    def engine(self) -> Engine:
+        """What generates: the engine given, or the one that fits a torch model as it is now."""
+        return as_engine(self._runner)
 
     def __call__(self, text_inputs: Any, **options: Any) -> Any:
         """Continue one prompt, a list of prompts, or every prompt of a generator or dataset.
@@ -201,7 +207,7 @@ class TextGenerationPipeline(Pipeline):
         if call.handle_long_generation != "hole":
             return token_prompts
         merged = self._merged(call)
-        n_positions = self.engine.config.n_positions
+        n_positions = self.config.n_positions
         kept = []
         for ids in token_prompts:
             num_new = merged.max_new_tokens
@@ -223,7 +229,7 @@ class TextGenerationPipeline(Pipeline):
 
     def _max_prompt_length(self, call: CallOptions) -> int:
         given = call.generation.get("max_length")
-        return self.engine.config.n_positions if given is None else int(given)
+        return self.config.n_positions if given is None else int(given)
 
     def _require_one_row(self, num_prompts: int, call: CallOptions, who: str) -> None:
         num_rows = num_prompts * (call.merged(self.model_config).num_return_sequences or 1)

@@ -15,8 +15,8 @@ from gpt2kit.engine.torch import TorchEngine
 from gpt2kit.engine.torch_sequence import TorchSequence
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation import Generated
-from gpt2kit.model.cache import DynamicCache, QuantizedCache, StaticCache
-from gpt2kit.model.cache_base import Cache
+from gpt2kit.model.cache.base import Cache
+from gpt2kit.model.cache.caches import DynamicCache, QuantizedCache, StaticCache
 from gpt2kit.torch_generation.prompts import Prompts
 
 # What runs the same on an engine with a cache of its own.

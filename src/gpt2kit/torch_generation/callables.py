@@ -51,7 +51,7 @@ class TorchProcessors(BatchProcessor):
     """Runs callables (input_ids (B, L), scores (B, V)) -> scores (B, V), one after the other."""
 
     def __init__(self, processors: Iterable[Callable[[Tensor, Tensor], Tensor]], batch: Batch) -> None:
-        self._processors = list(processors)
+        self._processors = _checked(processors, "logits_processor")
         self._batch = batch
         self._device = batch._prompts.device
 
@@ -83,7 +83,7 @@ class TorchCriteria(BatchCriterion):
     """Asks callables (input_ids (B, L), scores) whether rows end: a bool for all, or bool (B,)."""
 
     def __init__(self, criteria: Iterable[Callable[..., Any]], batch: Batch) -> None:
-        self._criteria = list(criteria)
+        self._criteria = _checked(criteria, "stopping_criteria")
         self._batch = batch
 
     def stop_rows(self, rows: Sequence[Row]) -> list[bool]:
@@ -122,3 +122,16 @@ def allowed_tokens(
         return [int(token_id) for token_id in answer]
 
     return allowed
+
+
+def _checked(functions: Iterable[Callable[..., Any]], name: str) -> list[Callable[..., Any]]:
+    """Return the callables as a list. Raises TypeError for what cannot be called."""
+    if not isinstance(functions, Iterable):
+        raise TypeError(f"{name} is a {type(functions).__name__}; give a list of callables")
+    result = list(functions)
+    for function in result:
+        if not callable(function):
+            raise TypeError(
+                f"{name} holds {function!r:.80}, which cannot be called; give a list of callables"
+            )
+    return result

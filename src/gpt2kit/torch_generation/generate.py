@@ -15,8 +15,8 @@ from gpt2kit.errors import GenerationError
 from gpt2kit.generation import Engine, Generated
 from gpt2kit.generation.loop import generate_merged
 from gpt2kit.generation.options import merge
-from gpt2kit.generation.strategies import resolve_strategy
-from gpt2kit.model.cache_base import Cache, checked_cache
+from gpt2kit.generation.strategies.options import resolve_strategy
+from gpt2kit.model.cache.base import Cache, checked_cache
 from gpt2kit.model.gpt2 import GPT2WithLMHead
 from gpt2kit.torch_generation.caches import PLAIN, cache_factory, extend, start_sequences
 from gpt2kit.torch_generation.callables import Batch, TorchCriteria, TorchProcessors, allowed_tokens
@@ -29,7 +29,7 @@ from gpt2kit.torch_generation.outputs import (
     beam_indices,
     sequences,
 )
-from gpt2kit.torch_generation.prompts import Prompts, check_ids, concrete_lengths, prepare, special_tokens
+from gpt2kit.torch_generation.prompts import Prompts, concrete_lengths, prepare, special_tokens, unpadded
 from gpt2kit.torch_generation.streaming import Feed
 
 # Fields that the generation over engines refuses, and this module sees to.
@@ -115,6 +115,7 @@ def generate(
     batch = Batch(prompts, pad_token_id, repeats)
     feed = None
     if streamer is not None:
+        is_plain = assistant_model is None and resolve_strategy(merged, model.config) is None
         feed = Feed(
             streamer,
             prompts,
@@ -122,31 +123,30 @@ def generate(
             pad_token_id=pad_token_id,
             eos_token_ids=ends,
             max_new_tokens=merged.max_new_tokens or 0,
-            is_in_step=assistant_model is None
-            and resolve_strategy(merged, model.config) is None
-            and num_beams == 1,
+            is_in_step=is_plain and num_beams == 1,
         )
-    rows = generate_merged(
-        runner,
-        prompts.ids,
-        merged,
-        seed=_seeds(merged, seed, len(prompts.ids)),
-        logits_processor=[TorchProcessors(logits_processor, batch)] if logits_processor else (),
-        stopping_criteria=[TorchCriteria(stopping_criteria, batch)] if stopping_criteria else (),
-        on_token=None if feed is None else feed.on_token,
-        prefix_allowed_tokens_fn=None
-        if prefix_allowed_tokens_fn is None
-        else allowed_tokens(prefix_allowed_tokens_fn, prompts),
-        negative_prompt_ids=_unpadded(negative_prompt_ids, negative_prompt_attention_mask),
-        tokenizer=tokenizer if merged.stop_strings or assistant_tokenizer is not None else None,
-        assistant=None if assistant_model is None else _assistant(assistant_model, engine),
-        assistant_tokenizer=assistant_tokenizer,
-        max_rows=max(len(prompts.ids) * max(repeats, num_beams), 1),
-        starts=starts,
-        keep_sequences=keeps_sequences,
-    )
-    if feed is not None:
-        feed.end()
+    allowed = prefix_allowed_tokens_fn and allowed_tokens(prefix_allowed_tokens_fn, prompts)
+    try:
+        rows = generate_merged(
+            runner,
+            prompts.ids,
+            merged,
+            seed=_seeds(merged, seed, len(prompts.ids)),
+            logits_processor=[TorchProcessors(logits_processor, batch)] if logits_processor else (),
+            stopping_criteria=[TorchCriteria(stopping_criteria, batch)] if stopping_criteria else (),
+            on_token=None if feed is None else feed.on_token,
+            prefix_allowed_tokens_fn=allowed,
+            negative_prompt_ids=unpadded(negative_prompt_ids, negative_prompt_attention_mask),
+            tokenizer=tokenizer if merged.stop_strings or assistant_tokenizer is not None else None,
+            assistant=None if assistant_model is None else _assistant(assistant_model, engine),
+            assistant_tokenizer=assistant_tokenizer,
+            max_rows=max(len(prompts.ids) * max(repeats, num_beams), 1),
+            starts=starts,
+            keep_sequences=keeps_sequences,
+        )
+    finally:
+        if feed is not None:
+            feed.end()  # also when it failed: somebody may be waiting for the next piece
     result = sequences(prompts, rows, pad_token_id)
     cache: Cache | None = None
     if prompts.past is not None:
@@ -198,6 +198,11 @@ def _merged(
     model: GPT2WithLMHead, generation_config: GenerationConfig | None, options: dict[str, Any]
 ) -> GenerationConfig:
     """Join options of the call, the config passed and the model's own; None in the call switches off."""
+    if not isinstance(generation_config, GenerationConfig | None):
+        raise TypeError(
+            f"generation_config is a {type(generation_config).__name__}; give a gpt2kit.GenerationConfig, or its "
+            "options by name"
+        )
     own: GenerationConfig | None = getattr(model, "generation_config", None)
     given = {name: value for name, value in options.items() if value is not None}
     merged = copy.copy(merge(given, generation_config, own, acted_on=_ACTED_ON))
@@ -219,6 +224,8 @@ def _runner(
     model: GPT2WithLMHead, engine: str, merged: GenerationConfig, prompts: Prompts, *, returns_cache: bool
 ) -> Engine:
     """Choose the engine that the call runs on."""
+    longest = prompts.mask.shape[1] + (merged.max_new_tokens or 0)
+    new_cache = cache_factory(merged, model.config, longest)  # also a check, where it is not needed
     needs = {
         f"{prompts.torch_only} is given": prompts.torch_only is not None,
         f"cache_implementation is {merged.cache_implementation!r}": merged.cache_implementation not in PLAIN,
@@ -232,10 +239,9 @@ def _runner(
     )
     if native is not None:
         return native
-    longest = prompts.mask.shape[1] + (merged.max_new_tokens or 0)
     return TorchEngine(
         model,
-        new_cache=cache_factory(merged, model.config, longest),
+        new_cache=new_cache,
         forward_inputs=None if prompts.head_mask is None else {"head_mask": prompts.head_mask},
         allow_training=True,
     )
@@ -243,25 +249,11 @@ def _runner(
 
 def _assistant(model: GPT2WithLMHead, engine: str) -> Engine:
     """Return an engine for a draft model."""
-    return choose_engine(model, engine) or TorchEngine(model, allow_training=True)
-
-
-def _unpadded(input_ids: Tensor | None, attention_mask: Tensor | None) -> list[list[int]] | None:
-    """Return negative prompts as rows of ids, without what their mask hides."""
-    if input_ids is None:
-        if attention_mask is not None:
-            raise ValueError("negative_prompt_attention_mask is given without negative_prompt_ids; give both")
-        return None
-    check_ids(input_ids, "negative_prompt_ids")
-    if attention_mask is None:
-        rows: list[list[int]] = input_ids.tolist()
-        return rows
-    if attention_mask.shape != input_ids.shape:
-        raise ValueError(
-            f"negative_prompt_attention_mask has the shape {tuple(attention_mask.shape)}; "
-            f"{tuple(input_ids.shape)} is needed"
+    if not isinstance(model, GPT2WithLMHead):
+        raise TypeError(
+            f"assistant_model is a {type(model).__name__}; give a GPT2LMHeadModel, loaded with from_pretrained"
         )
-    return [row[mask].tolist() for row, mask in zip(input_ids.cpu(), attention_mask.cpu() != 0, strict=True)]
+    return choose_engine(model, engine) or TorchEngine(model, allow_training=True)
 
 
 def _seeds(

@@ -4,8 +4,8 @@ from torch import Tensor
 
 from gpt2kit.engine.torch import TorchEngine
 from gpt2kit.errors import GenerationError
-from gpt2kit.generation.guidance import Guidance
-from gpt2kit.generation.penalties import normalize
+from gpt2kit.generation.processors.guidance import Guidance
+from gpt2kit.generation.processors.penalties import normalize
 from gpt2kit.model.gpt2 import GPT2LMHeadModel
 from gpt2kit.torch_generation.logits_processor import LogitsProcessor, by_row
 

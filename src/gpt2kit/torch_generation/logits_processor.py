@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gpt2kit.config.generation_checks import token_ids
 from gpt2kit.errors import GenerationError
-from gpt2kit.generation.scores import Scores
+from gpt2kit.generation.processors.scores import Scores
 
 # (row index, ids of the row, scores (V,)) -> scores (V,)
 RowFunction = Callable[[int, list[int], Scores], Scores]

@@ -15,7 +15,7 @@ from torch import Tensor
 from gpt2kit.generation import Generated
 from gpt2kit.generation.protocol import Array
 from gpt2kit.generation.rows import Steps
-from gpt2kit.model.cache_base import Cache
+from gpt2kit.model.cache.base import Cache
 from gpt2kit.model.outputs import ModelOutput
 from gpt2kit.torch_generation.prompts import Prompts
 

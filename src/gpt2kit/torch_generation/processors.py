@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gpt2kit.config.generation_checks import integer, positive, sequence_bias, words
 from gpt2kit.errors import GenerationError
-from gpt2kit.generation import bans, penalties
+from gpt2kit.generation.processors import bans, penalties
 from gpt2kit.torch_generation.logits_processor import LogitsProcessor, by_row, id_list
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation.loop import DEFAULT_NEW_TOKENS
-from gpt2kit.model.cache_base import Cache
+from gpt2kit.model.cache.base import Cache
+from gpt2kit.model.inputs import check_tensors
 
 
 @dataclass
@@ -73,6 +74,9 @@ def prepare(
     device: where results go when there is no tensor to tell.
     Raises ValueError for shapes that do not fit and for a row without a token.
     """
+    check_tensors(
+        **{name: given[name] for name in given.keys() - {"input_ids", "past_key_values", "logits_to_keep"}}
+    )
     input_ids, inputs_embeds = given.get("input_ids"), given.get("inputs_embeds")
     attention_mask, past = given.get("attention_mask"), given.get("past_key_values")
     if input_ids is None and inputs_embeds is None:
@@ -217,3 +221,21 @@ def concrete_lengths(merged: GenerationConfig, num_columns: int, n_positions: in
     if merged.min_new_tokens is None and merged.min_length is not None:
         merged.min_new_tokens = max(merged.min_length - num_columns, 0)
     merged.min_length = None
+
+
+def unpadded(input_ids: Tensor | None, attention_mask: Tensor | None) -> list[list[int]] | None:
+    """Return negative prompts as rows of ids, without what their mask hides."""
+    if input_ids is None:
+        if attention_mask is not None:
+            raise ValueError("negative_prompt_attention_mask is given without negative_prompt_ids; give both")
+        return None
+    check_ids(input_ids, "negative_prompt_ids")
+    if attention_mask is None:
+        rows: list[list[int]] = input_ids.tolist()
+        return rows
+    if attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"negative_prompt_attention_mask has the shape {tuple(attention_mask.shape)}; "
+            f"{tuple(input_ids.shape)} is needed"
+        )
+    return [row[mask].tolist() for row, mask in zip(input_ids.cpu(), attention_mask.cpu() != 0, strict=True)]

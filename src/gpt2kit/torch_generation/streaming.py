@@ -31,6 +31,8 @@ class Feed:
 
         is_in_step: all rows grow by a token before one grows again, so a row that was passed over has ended.
         """
+        if not (hasattr(streamer, "put") and hasattr(streamer, "end")):
+            raise TypeError(f"streamer is a {type(streamer).__name__}; it must have put(values) and end()")
         self._streamer = streamer
         self._num_return_sequences = num_return_sequences
         self._pad_token_id = pad_token_id

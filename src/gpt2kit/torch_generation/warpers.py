@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from gpt2kit.config.generation_checks import integer, number, positive
-from gpt2kit.generation import warpers
-from gpt2kit.generation.scores import Scores
+from gpt2kit.generation.processors import warpers
+from gpt2kit.generation.processors.scores import Scores
 from gpt2kit.torch_generation.logits_processor import LogitsProcessor, by_row
 
 _share = number("from 0 to 1", lambda x: 0.0 <= x <= 1.0)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gpt2kit.config import SynthIDTextWatermarkingConfig, WatermarkingConfig
-from gpt2kit.generation import synthid, watermark
+from gpt2kit.generation.processors import synthid, watermark
 from gpt2kit.torch_generation.logits_processor import LogitsProcessor, by_row
 
 

@@ -10,7 +10,7 @@ from fakes import FakeEngine, FakeSequence, FakeTokenizer, ScriptedEngine
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation import generate
-from gpt2kit.generation.beams_candidates import best
+from gpt2kit.generation.beams.candidates import best
 
 KINDS = {
     "search": {"num_beams": 4, "num_return_sequences": 3},

@@ -8,7 +8,7 @@ from fakes import FakeEngine
 from gpt2kit import Constraint, DisjunctiveConstraint, PhrasalConstraint
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation import generate
-from gpt2kit.generation.beams_coverage import in_rounds
+from gpt2kit.generation.beams.coverage import in_rounds
 
 
 def random_words(rng, vocab_size):

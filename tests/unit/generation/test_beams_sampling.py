@@ -7,7 +7,7 @@ import pytest
 from all_sequences import log_p, tiny_engine
 from fakes import FakeEngine
 from gpt2kit.generation import coin, generate
-from gpt2kit.generation.beams_candidates import draw
+from gpt2kit.generation.beams.candidates import draw
 
 
 def probability_of_order(p, order):

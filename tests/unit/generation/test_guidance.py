@@ -4,8 +4,8 @@ import pytest
 from fakes import FakeEngine
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation import generate
-from gpt2kit.generation.guidance import Guidance
-from gpt2kit.generation.penalties import mix_guidance
+from gpt2kit.generation.processors.guidance import Guidance
+from gpt2kit.generation.processors.penalties import mix_guidance
 
 PROMPTS = [[3, 1, 4], [2], [7, 7]]
 NEGATIVE = [[9, 8], [5], [6, 1, 2, 3]]

@@ -5,9 +5,9 @@ import pytest
 
 from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.errors import GenerationError
-from gpt2kit.generation import bans, penalties, warpers
-from gpt2kit.generation import processors as ours
 from gpt2kit.generation.options import merge, resolve
+from gpt2kit.generation.processors import bans, penalties, warpers
+from gpt2kit.generation.processors import chain as ours
 
 F = np.float32
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2kit import DynamicCache, EncoderDecoderCache, GPT2Config, QuantizedCache, StaticCache
-from gpt2kit.model.cache import RaggedCache
-from gpt2kit.model.cache_base import Cache, checked_cache
+from gpt2kit.model.cache.base import Cache, checked_cache
+from gpt2kit.model.cache.caches import RaggedCache
 
 B, H, D = 2, 3, 4
 CONFIG = GPT2Config(n_layer=2, n_head=H, n_embd=H * D, vocab_size=9, n_positions=64)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from gpt2kit import QuantizedCache
-from gpt2kit.model.cache_quantized import dequantize, quantize
+from gpt2kit.model.cache.quantized import dequantize, quantize
 
 
 @pytest.mark.parametrize("nbits", [4, 8])

@@ -4,7 +4,7 @@ import torch
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ConfigError
 from gpt2kit.model import GPT2LMHeadModel, GPT2Model
-from gpt2kit.model.cache import RaggedCache
+from gpt2kit.model.cache.caches import RaggedCache
 
 
 def test_dropout_acts_only_in_training(model) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gpt2kit.model.cache import DynamicCache
+from gpt2kit.model.cache.caches import DynamicCache
 
 IDS = torch.arange(8).view(2, 4)
 HOSTILE = [
@@ -41,6 +41,7 @@ HOSTILE = [
     ),
     ({"input_ids": IDS, "head_mask": torch.ones(5)}, "head_mask has the shape"),
     ({"input_ids": IDS, "logits_to_keep": -1}, "logits_to_keep is -1"),
+    ({"input_ids": IDS, "logits_to_keep": torch.tensor([0, 4])}, "there are positions 0 to 3"),
 ]
 
 

@@ -5,7 +5,7 @@ import torch
 
 from gpt2kit.errors import CheckpointError, ConfigError
 from gpt2kit.model import AutoModel, AutoModelForCausalLM, GPT2LMHeadModel, GPT2Model
-from gpt2kit.model.placement import as_device
+from gpt2kit.model.pretrained.placement import as_device
 
 
 def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:

@@ -6,7 +6,7 @@ import torch
 
 from gpt2kit.errors import ConfigError, MissingDependencyError
 from gpt2kit.model import GPT2LMHeadModel
-from gpt2kit.model.placement import STRATEGIES, plan
+from gpt2kit.model.pretrained.placement import STRATEGIES, plan
 
 CPU = torch.device("cpu")
 IDS = torch.tensor([[1, 2, 3], [4, 5, 6]])
@@ -25,7 +25,8 @@ def without_accelerate(monkeypatch) -> Iterator[None]:
 
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        "gpt2kit.model.placement.find_spec", lambda name: None if name == "accelerate" else find_spec(name)
+        "gpt2kit.model.pretrained.placement.find_spec",
+        lambda name: None if name == "accelerate" else find_spec(name),
     )
     for name in [name for name in sys.modules if name.split(".")[0] == "accelerate"]:
         monkeypatch.setitem(sys.modules, name, None)

@@ -28,10 +28,10 @@ from gpt2kit.checkpoint import open_checkpoint
 from gpt2kit.cli.info import model_facts
 from gpt2kit.errors import CheckpointError, ConfigError, EngineError
 from gpt2kit.model.attention import Conv1D
-from gpt2kit.model.linear_4bit import Linear4bit
-from gpt2kit.model.linear_8bit import Linear8bit
-from gpt2kit.model.quantized_linear import QuantizedLinear
-from gpt2kit.model.quantizer import Quantizer
+from gpt2kit.model.quantized.linear import QuantizedLinear
+from gpt2kit.model.quantized.linear_4bit import Linear4bit
+from gpt2kit.model.quantized.linear_8bit import Linear8bit
+from gpt2kit.model.quantized.quantizer import Quantizer
 from gpt2kit.quant import dequantize_4bit, dequantize_8bit, quantize_4bit, quantize_8bit
 
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
@@ -105,7 +105,7 @@ def test_panels_do_not_show(folder: Path, settings: dict[str, Any], monkeypatch:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     whole = model(IDS).logits
-    monkeypatch.setattr("gpt2kit.model.quantized_linear._PANEL", 1)
+    monkeypatch.setattr("gpt2kit.model.quantized.linear._PANEL", 1)
     torch.testing.assert_close(model(IDS).logits, whole, rtol=1e-5, atol=1e-5)
 
 

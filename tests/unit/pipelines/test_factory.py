@@ -57,6 +57,37 @@ def test_a_torch_model_is_taken_as_it_is(tmp_path):
     assert pipeline(model=model, tokenizer=tmp_path, device=-1)("hello", **options) == expected
 
 
+def test_a_torch_model_runs_on_the_engine_that_its_generate_would_choose(tmp_path):
+    torch = pytest.importorskip("torch")
+    write_tiny_model(tmp_path)
+    from gpt2kit.engine.torch import TorchEngine
+    from gpt2kit.model import GPT2LMHeadModel
+
+    model = GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    model.generation_config.update(max_new_tokens=4, do_sample=False)
+    pipe = pipeline(model=model, tokenizer=tmp_path, return_tensors=True)
+    assert isinstance(pipe.engine, NativeEngine)
+    assert pipe.model is model
+    [native] = pipe("hello")
+    assert (
+        native["generated_token_ids"]
+        == model.generate(torch.tensor([native["generated_token_ids"][:-4]]))[0].tolist()
+    )
+
+    with torch.no_grad():
+        model.transformer.wpe.weight.neg_()
+    [changed] = pipe("hello")
+    assert changed != native
+    hook = model.transformer.h[0].register_forward_hook(lambda *_: None)
+    assert isinstance(pipe.engine, TorchEngine)
+    assert pipe("hello") == [changed]
+    hook.remove()
+    assert isinstance(pipe.engine, NativeEngine)
+    model.train()
+    with pytest.raises(EngineError, match=r"call model\.eval\(\) first"):
+        pipe("hello")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -4,6 +4,15 @@ import torch
 from gpt2kit import GPT2Config, GPT2LMHeadModel
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads cost more than they give where models are tiny."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def model() -> GPT2LMHeadModel:
     torch.manual_seed(0)

@@ -299,7 +299,7 @@ ERRORS = {
         "cache_implementation": "static",
     },
     "cache_implementation='paged' is not available": {"cache_implementation": "paged"},
-    "cache_config is for": {"cache_config": {"nbits": 4}, "engine": "torch"},
+    "cache_config is for": {"cache_config": {"nbits": 4}},
     "cache_config is .*'bits'": {"cache_implementation": "quantized", "cache_config": {"bits": 4}},
     "nbits is 3": {"cache_implementation": "quantized", "cache_config": {"nbits": 3}},
     "synced_gpus=True": {"synced_gpus": True},
@@ -388,3 +388,13 @@ def test_head_masks_act_on_every_step(model) -> None:
     logits = torch.stack([step[2] for step in output.logits])
     assert torch.allclose(logits, expected, rtol=1e-4, atol=1e-4)
     assert (logits - unmasked).abs().max() > 0.01
+
+
+def test_a_streamer_is_ended_when_generation_fails(model) -> None:
+    def fail(input_ids, scores):
+        raise RuntimeError("no more")
+
+    streamer = Recorder()
+    with pytest.raises(RuntimeError, match="no more"):
+        model.generate(torch.tensor([[3, 1]]), streamer=streamer, logits_processor=[fail])
+    assert streamer.calls == [[[3, 1]], "end"]
