@@ -159,7 +159,7 @@ def test_what_cannot_be_quantised_is_refused(tmp_path: Path) -> None:
         load_engine(tmp_path / "model", quant="int8")
     for options, message in [
         ({"quant": "int7"}, "quant is 'int7'; it must be None or one of 'int8'"),
-        ({"quant": "int8", "dtype": "bfloat16"}, "give one of the two"),
+        ({"quant": "int8", "dtype": "bfloat16"}, "leave dtype out"),
         ({"quant": "int8", "engine": "torch"}, "is for the native engine"),
     ]:
         with pytest.raises(EngineError, match=message):
