@@ -208,8 +208,7 @@ class NativeModel {
       return Tensor{array.data(), *dtype};
     };
     // What products read.
-    const auto matrix = [&](const std::string& name, std::initializer_list<int64_t> shape) {
-      const Tensor found = tensor(name, shape);
+    const auto factor = [&](const std::string& name, const Tensor& found) {
       if (compute == "bfloat16" && found.dtype != Dtype::kBFloat16) {
         throw nb::value_error(("compute is 'bfloat16', but tensor '" + name +
                                "' is not; load the weights with dtype='bfloat16'")
@@ -217,13 +216,41 @@ class NativeModel {
       }
       return found;
     };
+    // A matrix, (in, out) where it is in 8 bits: uint8 codes, with the scales under another name.
+    const auto packed = [&](const std::string& name, int64_t in, int64_t out) -> std::optional<Tensor> {
+      const std::string scales_name = name + ".scales";
+      if (!weights.contains(scales_name.c_str())) return std::nullopt;
+      const auto part = [&](const std::string& part_name, nb::dlpack::dtype dtype, size_t count) {
+        AnyArray array;
+        const bool is_array = weights.contains(part_name.c_str()) &&
+                              nb::try_cast<AnyArray>(weights[part_name.c_str()], array, /*convert=*/false);
+        if (!is_array || array.dtype() != dtype || array.size() != count) {
+          throw nb::value_error(("tensor '" + part_name + "' is not a C-contiguous array of " +
+                                 std::to_string(count) + (dtype.bits == 8 ? " uint8" : " uint16"))
+                                    .c_str());
+        }
+        keep_alive_.push_back(array);
+        return array.data();
+      };
+      const size_t lines = static_cast<size_t>(int8_panels(out) * int8_groups(in));
+      const void* codes = part(name, nb::dtype<uint8_t>(), lines * kInt8Group * kInt8Panel);
+      const void* scales = part(scales_name, nb::dtype<uint16_t>(), lines * kInt8Panel);
+      return Tensor{codes, Dtype::kInt8, static_cast<const BFloat16*>(scales)};
+    };
     const auto norm = [&](const std::string& name) {
       return Norm{tensor(name + ".weight", {n_embd}), tensor(name + ".bias", {n_embd})};
     };
     const auto linear = [&](const std::string& name, int64_t in, int64_t out) {
-      return Linear{matrix(name + ".weight", {in, out}), tensor(name + ".bias", {out})};
+      const std::string weight = name + ".weight";
+      const auto in_8_bits = packed(weight, in, out);
+      return Linear{factor(weight, in_8_bits ? *in_8_bits : tensor(weight, {in, out})),
+                    tensor(name + ".bias", {out})};
     };
-    model.wte = tensor("wte.weight", {vocab_size, n_embd});
+    const auto words = [&](const std::string& name) {
+      const auto in_8_bits = packed(name, n_embd, vocab_size);
+      return in_8_bits ? *in_8_bits : tensor(name, {vocab_size, n_embd});
+    };
+    model.wte = words("wte.weight");
     model.wpe = tensor("wpe.weight", {n_positions, n_embd});
     for (int64_t i = 0; i < n_layer; ++i) {
       const std::string h = "h." + std::to_string(i) + ".";
@@ -232,8 +259,8 @@ class NativeModel {
                          linear(h + "mlp.c_fc", n_embd, n_inner), linear(h + "mlp.c_proj", n_inner, n_embd)});
     }
     model.ln_f = norm("ln_f");
-    model.lm_head =
-        matrix(weights.contains("lm_head.weight") ? "lm_head.weight" : "wte.weight", {vocab_size, n_embd});
+    const std::string head = weights.contains("lm_head.weight") ? "lm_head.weight" : "wte.weight";
+    model.lm_head = factor(head, head == "wte.weight" ? model.wte : words(head));
 
     const Kernels& kernels = select_kernels(isa ? isa->c_str() : std::getenv("GPT2KIT_ISA"));
     const BFloat16Kernels* bfloat16 = nullptr;

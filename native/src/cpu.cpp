@@ -60,6 +60,10 @@ bool agrees_with_reference(const BFloat16Kernels& kernels) {
   }
   return true;
 }
+
+const Kernels& avx512_kernels() {
+  return __builtin_cpu_supports("avx512vnni") ? kAvx512VnniKernels : kAvx512Kernels;
+}
 #endif
 
 }  // namespace
@@ -81,12 +85,12 @@ const Kernels& select_kernels(const char* isa_or_null) {
   const std::string wanted = isa_or_null ? isa_or_null : "";
   if (wanted == "reference") return kReferenceKernels;
 #ifdef GPT2KIT_X86
-  if (wanted.empty()) return has_avx512() ? kAvx512Kernels : has_avx2() ? kAvx2Kernels : kReferenceKernels;
+  if (wanted.empty()) return has_avx512() ? avx512_kernels() : has_avx2() ? kAvx2Kernels : kReferenceKernels;
   if (wanted == "avx512" || wanted == "avx2") {
     const bool supported = wanted == "avx512" ? has_avx512() : has_avx2();
     if (!supported)
       throw std::runtime_error("instruction set '" + wanted + "' is not supported by this processor");
-    return wanted == "avx512" ? kAvx512Kernels : kAvx2Kernels;
+    return wanted == "avx512" ? avx512_kernels() : kAvx2Kernels;
   }
 #else
   if (wanted.empty()) return kReferenceKernels;

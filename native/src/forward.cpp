@@ -37,6 +37,26 @@ Range share(int64_t n, int64_t unit, int member, int members) {
   return {bound(member), bound(member + 1)};
 }
 
+Int8Matrix int8_matrix(const Tensor& tensor, int64_t in_features, int64_t out_features) {
+  return {static_cast<const uint8_t*>(tensor.data), tensor.scales, in_features, out_features};
+}
+
+// Room for rows of activations in a buffer of int8_rows_floats().
+Int8Rows int8_rows_in(float* buffer, int64_t rows, int64_t in_features) {
+  const int64_t stride = int8_rows_stride(in_features), groups = int8_groups(in_features);
+  float* scales = buffer + rows * stride / 2;
+  return {reinterpret_cast<int16_t*>(buffer), stride, scales,
+          reinterpret_cast<int32_t*>(scales + rows * groups)};
+}
+
+bool has_int8(const Model& model) {
+  const auto is_int8 = [](const Tensor& tensor) { return tensor.dtype == Dtype::kInt8; };
+  return is_int8(model.lm_head) || std::any_of(model.h.begin(), model.h.end(), [&](const Block& block) {
+           return is_int8(block.attn_c_attn.weight) || is_int8(block.attn_c_proj.weight) ||
+                  is_int8(block.mlp_c_fc.weight) || is_int8(block.mlp_c_proj.weight);
+         });
+}
+
 void multiply_by(float* values, int64_t n, float factor) {
   for (int64_t i = 0; i < n; ++i) values[i] *= factor;
 }
@@ -91,7 +111,9 @@ Forward::Forward(Model model, int threads, const Kernels& kernels, const BFloat1
       weights_per_row_(model_.shape.n_layer * model_.shape.n_embd *
                            (4 * model_.shape.n_embd + 2 * model_.shape.n_inner) +
                        model_.shape.n_embd * model_.shape.vocab_size),
+      uses_int8_(has_int8(model_)),
       private_normed_(static_cast<size_t>(threads)),
+      private_int8_rows_(static_cast<size_t>(threads)),
       widened_(static_cast<size_t>(threads)),
       scratch_(static_cast<size_t>(threads)) {}
 
@@ -103,10 +125,13 @@ void Forward::reserve(int64_t rows, int64_t longest) {
   attended_.reserve(rows * stride_);
   inner_.reserve(rows * inner_stride_);
   sums_.reserve(2 * kStreamRows * std::max(3 * shape.n_embd, shape.n_inner));
+  const int64_t widest = std::max(shape.n_embd, shape.n_inner);
+  if (uses_int8_) int8_rows_.reserve(int8_rows_floats(rows, widest));
   const int64_t scratch = std::max({linear_scratch_floats(shape.n_embd), linear_scratch_floats(shape.n_inner),
                                     attention_scratch_floats(longest, shape.padded_head_size())});
   for (int member = 0; member < pool_.size(); ++member) {
     private_normed_[member].reserve(kPrivateRows * stride_);
+    if (uses_int8_) private_int8_rows_[member].reserve(int8_rows_floats(kPrivateRows, widest));
     widened_[member].reserve(std::max(3 * shape.n_embd, shape.n_inner));
     scratch_[member].reserve(scratch);
   }
@@ -195,7 +220,12 @@ void Forward::embed(const Pass& pass, int member) {
   for (const Span& span : pass.spans) {
     const Range range = share(span.tokens, 1, member, pool_.members());
     for (int64_t t = range.begin; t < range.end; ++t) {
-      const float* token = as_floats(model_.wte, span.token_ids()[t] * C, C, buffer);
+      const float* token = buffer;
+      if (model_.wte.dtype == Dtype::kInt8) {
+        widen_int8_output(buffer, int8_matrix(model_.wte, C, model_.shape.vocab_size), span.token_ids()[t]);
+      } else {
+        token = as_floats(model_.wte, span.token_ids()[t] * C, C, buffer);
+      }
       const float* position = as_floats(model_.wpe, (span.past + t) * C, C, buffer + C);
       float* out = hidden_.data.get() + (span.row + t) * stride_;
       for (int64_t c = 0; c < C; ++c) out[c] = token[c] + position[c];
@@ -240,12 +270,18 @@ void Forward::multiply(void* out, int64_t out_stride, const void* x, int64_t x_s
                        bool add_to_out, bool round_out, int member) {
   const int members = pool_.members();
   const Range columns = share(out_features, 32, member, members);
-  const MatrixKernels& kernels = kernels_.reading(linear.weight.dtype);
   const float* bias = as_floats(linear.bias, 0, out_features, widened_[member].data.get());
   const Epilogue epilogue{bias, activation, add_to_out, round_out};
   const void* w = linear.weight.data;
   const auto* floats = static_cast<const float*>(x);
   const auto* rounded = static_cast<const BFloat16*>(x);
+  if (linear.weight.dtype == Dtype::kInt8) {
+    const Int8Matrix packed = int8_matrix(linear.weight, in_features, out_features);
+    multiply_int8(static_cast<float*>(out), out_stride, floats, x_stride, packed, rows, epilogue, member);
+    pool_.barrier();
+    return;
+  }
+  const MatrixKernels& kernels = kernels_.reading(linear.weight.dtype);
   if (rows > kStreamRows) {
     float* scratch = scratch_[member].data.get();
     if (bfloat16_) {
@@ -284,6 +320,19 @@ void Forward::multiply(void* out, int64_t out_stride, const void* x, int64_t x_s
                          columns.begin, columns.end, epilogue);
   }
   pool_.barrier();
+}
+
+// Few rows every member makes integers of for itself, which is quicker than waiting.
+void Forward::multiply_int8(float* out, int64_t out_stride, const float* x, int64_t x_stride,
+                            const Int8Matrix& w, int64_t rows, const Epilogue& epilogue, int member) {
+  const bool alone = rows <= kPrivateRows;
+  float* buffer = (alone ? private_int8_rows_[member] : int8_rows_).data.get();
+  const Int8Rows integers = int8_rows_in(buffer, rows, w.in_features);
+  const Range range = alone ? Range{0, rows} : share(rows, 1, member, pool_.members());
+  kernels_.int8->quantize(integers, x, x_stride, w.in_features, range.begin, range.end);
+  if (!alone) pool_.barrier();
+  const Range panels = share(int8_panels(w.out_features), 2, member, pool_.members());
+  kernels_.int8->multiply(out, out_stride, integers, w, rows, panels.begin, panels.end, epilogue);
 }
 
 // Each member takes every so-many-th (sequence, head): stores the new keys and values, then attends.
@@ -339,7 +388,7 @@ void Forward::capture_hidden(const Pass& pass, int64_t layer, int member) {
 // ln_f, then the logits of the rows that were asked for.
 void Forward::head(const Pass& pass, int member) {
   const ModelShape& shape = model_.shape;
-  const int64_t C = shape.n_embd, V = shape.vocab_size;
+  const int64_t C = shape.n_embd;
   const int64_t wanted = static_cast<int64_t>(pass.logits_rows.size());
   float* buffer = widened_[member].data.get();
   const float* weight = as_floats(model_.ln_f.weight, 0, C, buffer);
@@ -371,32 +420,41 @@ void Forward::head(const Pass& pass, int member) {
 // The member's part of the vocabulary.
 void Forward::project_words(float* logits, const void* x, int64_t x_stride, int64_t rows, int member) {
   const int64_t C = model_.shape.n_embd, V = model_.shape.vocab_size;
+  const Tensor& head = model_.lm_head;
+  if (head.dtype == Dtype::kInt8) {
+    const Epilogue plain{nullptr, Activation::kNone, /*add_to_out=*/false, /*round_out=*/false};
+    multiply_int8(logits, V, static_cast<const float*>(x), x_stride, int8_matrix(head, C, V), rows, plain,
+                  member);
+    return;
+  }
   const Range words = share(V, 6, member, pool_.members());
   if (bfloat16_) {
-    bfloat16_->project(logits, V, static_cast<const BFloat16*>(x), x_stride, model_.lm_head.data, rows, C,
-                       words.begin, words.end);
+    bfloat16_->project(logits, V, static_cast<const BFloat16*>(x), x_stride, head.data, rows, C, words.begin,
+                       words.end);
   } else {
-    kernels_.reading(model_.lm_head.dtype)
-        .project(logits, V, static_cast<const float*>(x), x_stride, model_.lm_head.data, rows, C, words.begin,
+    kernels_.reading(head.dtype)
+        .project(logits, V, static_cast<const float*>(x), x_stride, head.data, rows, C, words.begin,
                  words.end);
   }
 }
 
 void Forward::project(const float* states, int64_t rows, float* logits) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  const int64_t C = model_.shape.n_embd;
-  BFloat16* rounded = nullptr;
-  if (bfloat16_) {
-    rounded = reinterpret_cast<BFloat16*>(normed_.reserve(rows * stride_));
-    for (int64_t b = 0; b < rows; ++b) round_row(rounded + b * stride_, states + b * C);
-  }
-  pool_.run(pool_.size(), [&](int member) {
+  const int64_t C = model_.shape.n_embd, V = model_.shape.vocab_size;
+  for (int64_t done = 0; done < rows; done += kPassRows) {
+    const int64_t count = std::min(kPassRows, rows - done);
+    reserve(count, /*longest=*/1);
+    const void* x = states + done * C;
+    int64_t x_stride = C;
     if (bfloat16_) {
-      project_words(logits, rounded, stride_, rows, member);
-    } else {
-      project_words(logits, states, C, rows, member);
+      auto* rounded = reinterpret_cast<BFloat16*>(normed_.data.get());
+      for (int64_t b = 0; b < count; ++b) round_row(rounded + b * stride_, states + (done + b) * C);
+      x = rounded;
+      x_stride = stride_;
     }
-  });
+    pool_.run(pool_.size(),
+              [&](int member) { project_words(logits + done * V, x, x_stride, count, member); });
+  }
 }
 
 }  // namespace gpt2kit

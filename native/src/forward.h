@@ -20,7 +20,7 @@ struct Norm {
   Tensor bias;    // (C)
 };
 
-// A matrix as the checkpoint stores it: Conv1D, (in, out).
+// A matrix as the checkpoint stores it, Conv1D, (in, out), or in 8 bits.
 struct Linear {
   Tensor weight;  // (I, O)
   Tensor bias;    // (O)
@@ -43,11 +43,11 @@ struct Model {
   float layer_norm_epsilon;
   bool scale_attn_weights;
   bool scale_attn_by_inverse_layer_idx;
-  Tensor wte;  // (V, C)
+  Tensor wte;  // (V, C); in 8 bits a matrix (C, V)
   Tensor wpe;  // (n_positions, C)
   std::vector<Block> h;
   Norm ln_f;
-  Tensor lm_head;  // (V, C); wte where the two are tied
+  Tensor lm_head;  // as wte, which it is where the two are tied
 };
 
 enum class Rows { kNone, kLast, kAll };
@@ -97,6 +97,8 @@ class Forward {
   void norm_row(void* out, int64_t row, int64_t out_row, const float* weight, const float* bias, int member);
   void round_row(BFloat16* out, const float* x) const;
   void project_words(float* logits, const void* x, int64_t x_stride, int64_t rows, int member);
+  void multiply_int8(float* out, int64_t out_stride, const float* x, int64_t x_stride, const Int8Matrix& w,
+                     int64_t rows, const Epilogue& epilogue, int member);
   void attend(const Pass& pass, int64_t layer, int member);
   void head(const Pass& pass, int member);
   void capture_hidden(const Pass& pass, int64_t layer, int member);
@@ -117,8 +119,10 @@ class Forward {
   };
   int64_t stride_, qkv_stride_, inner_stride_;
   const int64_t weights_per_row_;
-  Buffer hidden_, normed_, qkv_, attended_, inner_, sums_;
-  std::vector<Buffer> private_normed_, widened_, scratch_;  // one for each member of the pool
+  const bool uses_int8_;
+  Buffer hidden_, normed_, qkv_, attended_, inner_, sums_, int8_rows_;
+  std::vector<Buffer> private_normed_, private_int8_rows_, widened_,
+      scratch_;  // one for each member of the pool
 };
 
 }  // namespace gpt2kit

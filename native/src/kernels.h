@@ -15,6 +15,7 @@
 
 #include <cstdint>
 
+#include "kernels_int8.h"
 #include "weights.h"
 
 namespace gpt2kit {
@@ -80,7 +81,7 @@ struct MatrixKernels {
 
 struct Kernels {
   const char* name;
-  MatrixKernels matrix_kernels[kNumDtypes];
+  MatrixKernels matrix_kernels[kNumFloatDtypes];
   const MatrixKernels& reading(Dtype dtype) const { return matrix_kernels[static_cast<int>(dtype)]; }
 
   // Columns [begin, end) of out = epilogue(first + second), where those are partial sums.
@@ -104,6 +105,8 @@ struct Kernels {
   void (*attention)(float* out, int64_t out_stride, const float* q, int64_t q_stride, const float* keys,
                     const float* values, int64_t queries, int64_t past, int64_t head_size, float scale,
                     float* probabilities, int64_t probabilities_stride, float* scratch);
+
+  const Int8Kernels* int8;
 };
 
 // A slow, obvious implementation with the same rounding: the specification, the fallback and the oracle.
@@ -111,6 +114,7 @@ extern const Kernels kReferenceKernels;
 #ifdef GPT2KIT_X86
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
+extern const Kernels kAvx512VnniKernels;  // for int8; the rest is the same
 #endif
 
 // The best table for this processor, or the one that the environment variable GPT2KIT_ISA names

@@ -4,7 +4,8 @@
 
 namespace gpt2kit {
 
-const Kernels kAvx2Kernels = {
-    "avx2", {kReading<float>, kReading<BFloat16>, kReading<Float16>}, finish_sums, layer_norm, attention};
+const Kernels kAvx2Kernels = {"avx2",      {kReading<float>, kReading<BFloat16>, kReading<Float16>},
+                              finish_sums, layer_norm,
+                              attention,   &kInt8Avx2Kernels};
 
 }  // namespace gpt2kit

@@ -3,8 +3,17 @@
 #include "kernels_simd.h"
 
 namespace gpt2kit {
+namespace {
 
-const Kernels kAvx512Kernels = {
-    "avx512", {kReading<float>, kReading<BFloat16>, kReading<Float16>}, finish_sums, layer_norm, attention};
+constexpr Kernels with_int8(const Int8Kernels* int8) {
+  return {"avx512",    {kReading<float>, kReading<BFloat16>, kReading<Float16>},
+          finish_sums, layer_norm,
+          attention,   int8};
+}
+
+}  // namespace
+
+const Kernels kAvx512Kernels = with_int8(&kInt8Avx2Kernels);
+const Kernels kAvx512VnniKernels = with_int8(&kInt8VnniKernels);
 
 }  // namespace gpt2kit

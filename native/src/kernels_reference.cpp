@@ -125,10 +125,8 @@ void attention(float* out, int64_t out_stride, const float* q, int64_t q_stride,
 
 }  // namespace
 
-const Kernels kReferenceKernels = {"reference",
-                                   {kReading<float>, kReading<BFloat16>, kReading<Float16>},
-                                   finish_sums,
-                                   layer_norm,
-                                   attention};
+const Kernels kReferenceKernels = {"reference", {kReading<float>, kReading<BFloat16>, kReading<Float16>},
+                                   finish_sums, layer_norm,
+                                   attention,   &kInt8ReferenceKernels};
 
 }  // namespace gpt2kit

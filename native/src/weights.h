@@ -1,4 +1,5 @@
-// Weights as files store them: float32, bfloat16 or float16. Both short formats widen to float32 exactly.
+// Weights as files store them: float32, bfloat16 or float16, which widen to float32 exactly; matrices also in
+// the 8 bits of kernels_int8.h.
 
 #pragma once
 
@@ -15,14 +16,16 @@ struct Float16 {  // IEEE 754 binary16
   uint16_t bits;
 };
 
-enum class Dtype : int32_t { kFloat32, kBFloat16, kFloat16 };
-constexpr int kNumDtypes = 3;
+enum class Dtype : int32_t { kFloat32, kBFloat16, kFloat16, kInt8 };
+constexpr int kNumFloatDtypes = 3;  // the first ones
 
 // An array of weights at any address. Its owner may change the values between two forward passes.
 struct Tensor {
   const void* data;
   Dtype dtype;
+  const BFloat16* scales = nullptr;  // of kInt8, whose data are codes
 
+  // Not for kInt8.
   const void* at(int64_t index) const {
     return static_cast<const char*>(data) + index * (dtype == Dtype::kFloat32 ? 4 : 2);
   }

@@ -55,7 +55,8 @@ class KvSequence:
 class NativeModel:
     """A GPT-2 over arrays that it keeps alive. ValueError or TypeError for what does not fit.
 
-    weights: float32, float16, or uint16 holding the bits of bfloat16.
+    weights: float32, float16, or uint16 holding the bits of bfloat16; a matrix also as uint8 codes, with scales under
+    its name and ".scales" (gpt2kit.quant.PackedInt8).
     """
 
     def __init__(

@@ -36,6 +36,7 @@ from gpt2kit.checkpoint.safetensors_file import TensorInfo
 from gpt2kit.config import GPT2Config
 from gpt2kit.config.bitsandbytes import quantization_of
 from gpt2kit.config.hparams import config_file
+from gpt2kit.config.packed import packed_format
 from gpt2kit.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -124,9 +125,11 @@ class Checkpoint:
     def _quantized_weights(self) -> set[str]:
         """Names of the weights that the configuration's quantization_config and the files say are quantised."""
         quantization = quantization_of(self.config)
+        described = {quantized_weight(name) for name in self._table}
+        if packed_format(self.config) is not None:
+            return {name for name in self._table if name in described}
         if quantization is None:
             return set()
-        described = {quantized_weight(name) for name in self._table}
         # Kept in 16 bits, they are stored (out, in) nevertheless.
         is_transposed = quantization.load_in_8bit and quantization.llm_int8_has_fp16_weight
         return {name for name in self._table if name in described or (is_transposed and is_conv1d(name))}
@@ -227,7 +230,9 @@ class Checkpoint:
     def _refuse_quantized(self, name: str) -> None:
         if name in self._quantized:
             raise CheckpointError(
-                f"{self.folder}: tensor {name!r} is quantised; load a model and dequantise it"
+                f"{self.folder}: tensor {name!r} is quantised; let load_engine read it"
+                if packed_format(self.config) is not None
+                else f"{self.folder}: tensor {name!r} is quantised; load a model and dequantise it"
             )
 
     def _entry(self, name: str) -> tuple[WeightsFile, TensorInfo]:

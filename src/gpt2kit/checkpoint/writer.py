@@ -35,6 +35,7 @@ from gpt2kit.checkpoint.names import (
 )
 from gpt2kit.config import CONFIG_NAME, GenerationConfig, GPT2Config
 from gpt2kit.config.bitsandbytes import quantization_of
+from gpt2kit.config.packed import packed_format
 from gpt2kit.errors import CheckpointError
 from gpt2kit.files import fsync_folder
 
@@ -100,7 +101,8 @@ def save_checkpoint(
     config = copy.deepcopy(config)
     weights = _checked(tensors, config, dtypes, allow_missing)
     written = {name: dtype for name, (_, dtype) in weights.items()}
-    config.dtype = CONFIG_DTYPES[written.get(WTE) or next(iter(written.values()))]
+    named_dtypes = [CONFIG_DTYPES.get(written[name]) for name in (WTE, *written) if name in written]
+    config.dtype = next(filter(None, named_dtypes), None)
     if "n_ctx" not in config:
         config.update({"n_ctx": config.n_positions})
     if not config.architectures:
@@ -134,7 +136,9 @@ def _checked(
 ) -> dict[str, tuple[NDArray[Any], str]]:
     trunk, heads = trunk_shapes(config), head_shapes(config)
     quantization = quantization_of(config)
-    quantized = _quantized_names(tensors, {**trunk, **heads}) if quantization is not None else {}
+    packed = packed_format(config)
+    is_quantized = quantization is not None or packed is not None
+    quantized = _quantized_names(tensors, {**trunk, **heads}) if is_quantized else {}
     weights: dict[str, tuple[NDArray[Any], str]] = {}
     for given, array in tensors.items():
         name = canonical_name(given)
@@ -162,11 +166,19 @@ def _checked(
             f"tensor {missing[0]!r} is missing ({len(missing)} of {len(trunk)}); give them all"
         )
     # Larger items first keeps every tensor aligned, since the file has no gaps; otherwise the model's order.
+    # Packed codes, whole cache lines each, come before the rest for the same reason.
     order = {name: i for i, name in enumerate([*trunk, *heads])}
+
+    def size(item: tuple[str, tuple[NDArray[Any], str]]) -> int:
+        dtype = item[1][1]
+        return (
+            64 if packed and dtype == "U8" else 32 if packed and item[0] in quantized else ITEM_BYTES[dtype]
+        )
+
     return dict(
         sorted(
             weights.items(),
-            key=lambda item: (-ITEM_BYTES[item[1][1]], order[quantized_weight(item[0]) or item[0]], item[0]),
+            key=lambda item: (-size(item), order[quantized_weight(item[0]) or item[0]], item[0]),
         )
     )
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "run": ("gpt2kit.cli.run:run", "Continue a text."),
     "score": ("gpt2kit.cli.score:score", "Tell how probable a text is."),
     "tokenize": ("gpt2kit.cli.tokenize:tokenize", "Turn text into token ids, or back."),
+    "quantize": ("gpt2kit.cli.quantize:quantize", "Write a model in fewer bits."),
     "info": ("gpt2kit.cli.info:info", "Describe a model, or this installation."),
     "bench": ("gpt2kit.cli.bench:bench", "Time a model, beside what the machine could do."),
     "completion": ("gpt2kit.cli.completion:completion", "Print the completion script of a shell."),

@@ -20,6 +20,7 @@ _OPTIONS = (
     click.option(
         "--dtype", default="auto", metavar="DTYPE", help="auto, float32, bfloat16 or float16 [auto]."
     ),
+    click.option("--quant", type=click.Choice(["int8"]), help="Hold the weights in 8 bits."),
     click.option("--engine", type=click.Choice(["auto", "native", "torch"]), default="auto", help="[auto]"),
     click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads of the native engine."),
     click.option("--revision", metavar="REV", help="Branch, tag or commit of a model on the hub."),
@@ -57,6 +58,7 @@ def load_pipeline(task: str, model: str | None, given: dict[str, Any], **options
         model=model,
         device=given["device"],
         dtype=given["dtype"],
+        quant=given["quant"],
         engine=given["engine"],
         threads=given["threads"],
         revision=given["revision"],

@@ -8,6 +8,7 @@ from typing import Any
 
 from gpt2kit.config.fields import refuse
 from gpt2kit.config.json_file import to_json_text, write_json
+from gpt2kit.config.packed import is_packed
 from gpt2kit.errors import ConfigError, ConfigTypeError
 
 QUANT_METHOD = "bitsandbytes"
@@ -181,10 +182,15 @@ class BitsAndBytesConfig:
 
 
 def quantization_of(config: object) -> BitsAndBytesConfig | None:
-    """Give the quantization_config of a model's configuration, which may hold it as a mapping; None without."""
+    """Give the quantization_config of a model's configuration, which may hold it as a mapping; None without.
+
+    None for a packed folder too (config/packed.py).
+    """
     found = getattr(config, "quantization_config", None)
     if found is None or isinstance(found, BitsAndBytesConfig):
         return found
+    if is_packed(found):
+        return None
     return BitsAndBytesConfig(**found)
 
 

@@ -21,6 +21,7 @@ from gpt2kit.config.hparams import CONFIG_NAME, HPARAMS_NAME, config_file, setti
 from gpt2kit.config.incoming import ALIASES, accept, override, refuse_unused
 from gpt2kit.config.json_file import read_json_object, to_json_text, write_json
 from gpt2kit.config.outgoing import every_setting, needed_settings, settings_of_file
+from gpt2kit.config.packed import check_packed_settings, is_packed
 from gpt2kit.errors import ConfigError
 
 # OpenAI's four sizes.
@@ -408,13 +409,13 @@ class GPT2Config:
 
 
 def _quantization_config(value: Any) -> Any:
-    """Check that a quantization_config is one of bitsandbytes; a file's mapping stays as it is."""
+    """Check that a quantization_config is one of bitsandbytes or of a packed folder; a mapping stays as it is."""
     if isinstance(value, BitsAndBytesConfig):
         return value
     if not isinstance(value, Mapping):
         raise refuse("quantization_config", value, "a BitsAndBytesConfig or a mapping with its settings")
     try:
-        BitsAndBytesConfig.from_dict(value)
+        check_packed_settings(value) if is_packed(value) else BitsAndBytesConfig.from_dict(value)
     except ConfigError as error:
         raise ConfigError(f"quantization_config: {error}") from None
     return dict(value)

@@ -11,6 +11,7 @@ from gpt2kit.checkpoint import Checkpoint, open_checkpoint
 from gpt2kit.checkpoint.dtypes import DTYPE_OPTIONS
 from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.engine.native import NativeEngine, unsupported_reason
+from gpt2kit.engine.quantize import check_quant
 from gpt2kit.errors import EngineError, MissingDependencyError
 from gpt2kit.generation.protocol import Engine
 
@@ -34,7 +35,8 @@ def load_engine(
     dtype: of the weights: "float32", "bfloat16", "float16", or "auto". The native engine computes in float32
         over weights of any of them; "auto" uses those of the file as they are. The torch engine computes in
         dtype too; "auto" is float32 on the CPU and the file's elsewhere.
-    quant: None; no quantised format is supported yet.
+    quant: None, or "int8": the native engine holds every matrix, the embeddings and the head among them, in 8
+        bits, which takes a quarter of the memory and of the time of float32 for a token. Needs dtype "auto".
     threads: for the native engine, by default every processor that the process may use.
     engine: "native" (C++, CPU), "torch", or "auto": native unless the device or the model forbids it.
     compute: for the native engine: "float32", its default, or "bfloat16", which rounds activations before each
@@ -47,20 +49,25 @@ def load_engine(
     """
     if dtype not in DTYPE_OPTIONS:
         raise EngineError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPE_OPTIONS)}")
-    if quant is not None:
-        raise EngineError(f"quant is {quant!r}; quantised weights are not supported, only quant=None")
+    check_quant(quant)
     checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(model, **checkpoint_options)
     generation_config = GenerationConfig.for_model(checkpoint.folder)
     if choose_engine(checkpoint.config, engine, device=device) == "native":
         return NativeEngine.from_checkpoint(
             checkpoint,
             dtype=dtype,
+            quant=quant,
             threads=threads,
             compute=compute if compute is not None else "float32",
             generation_config=generation_config,
         )
     from gpt2kit.engine.torch import TorchEngine
 
+    if quant is not None:
+        raise EngineError(
+            f"quant={quant!r} is for the native engine; for the torch engine load a folder that bitsandbytes or "
+            "save_pretrained quantised"
+        )
     if threads is not None:
         raise EngineError(
             "threads is for the native engine; call torch.set_num_threads() for the torch engine"

@@ -16,17 +16,20 @@ import numpy.typing as npt
 from gpt2kit import _native
 from gpt2kit.checkpoint import BFloat16Array
 from gpt2kit.config import GenerationConfig, GPT2Config
+from gpt2kit.config.packed import packed_format
+from gpt2kit.engine.quantize import is_matrix, native_weights
 from gpt2kit.errors import EngineError, GenerationError
 from gpt2kit.generation import generate
 from gpt2kit.generation.protocol import Output, Sequence
 from gpt2kit.generation.sampling import no_choice_message
+from gpt2kit.quant.int8 import PackedInt8
 
 if TYPE_CHECKING:
     from gpt2kit.checkpoint import Checkpoint
     from gpt2kit.generation.options import Options
 
-# One tensor of the weights.
-WeightArray = npt.NDArray[np.float32] | npt.NDArray[np.float16] | BFloat16Array
+# One tensor of the weights. A matrix may be a PackedInt8; wte.weight and lm_head.weight then are (n_embd, vocabulary).
+WeightArray = npt.NDArray[np.float32] | npt.NDArray[np.float16] | BFloat16Array | PackedInt8
 
 # Names of activation_function that have a native kernel.
 ACTIVATIONS = frozenset(
@@ -61,7 +64,7 @@ def unsupported_reason(config: GPT2Config) -> str | None:
         return "add_cross_attention=True has no native implementation"
     if config.pruned_heads and any(config.pruned_heads.values()):
         return "heads are pruned, and the native kernels take all layers to have n_head of them"
-    if hasattr(config, "quantization_config"):
+    if hasattr(config, "quantization_config") and packed_format(config) is None:
         return "its weights are quantised by bitsandbytes"
     if config.activation_function not in ACTIVATIONS:
         known = ", ".join(sorted(ACTIVATIONS))
@@ -83,25 +86,28 @@ def shallower(config: GPT2Config, n_layer: int) -> GPT2Config:
     return found
 
 
-def _bits(name: str, array: WeightArray) -> npt.NDArray[Any]:
+def _bits(name: str, array: WeightArray) -> dict[str, npt.NDArray[Any]]:
     """Give what the core reads: bfloat16 goes as uint16, which therefore may come from BFloat16Array only."""
     if isinstance(array, BFloat16Array):
-        return array.bits
+        return {name: array.bits}
+    if isinstance(array, PackedInt8):
+        return {name: array.codes, f"{name}.scales": array.scales}
     if isinstance(array, np.ndarray) and array.dtype not in (np.float32, np.float16):
         raise TypeError(
             f"tensor {name!r} must be a C-contiguous array of float32, float16 or bfloat16, not {array.dtype}; "
             "wrap the bits of bfloat16 in a BFloat16Array"
         )
-    return array
+    return {name: array}
 
 
 class NativeEngine:
-    """Runs a GPT-2 on the CPU over weights in float32, bfloat16 or float16.
+    """Runs a GPT-2 on the CPU over weights in float32, bfloat16, float16 or int8.
 
     Weights are read where they lie at every call: what changes in them shows at once. By default all arithmetic is
     float32. 16-bit weights are widened, which is exact, as they are read: results are those of the same weights in
-    float32, to the bit. With compute="bfloat16" what a matrix multiplies is rounded to bfloat16 first, prompts and
-    single tokens alike; sums, norms, attention, activation functions and the residual stream stay in float32.
+    float32, to the bit. What meets an int8 matrix is rounded to 16 bits, a hundredth of the rounding of its weights.
+    With compute="bfloat16" what a matrix multiplies is rounded to bfloat16 first, prompts and single tokens alike;
+    sums, norms, attention, activation functions and the residual stream stay in float32.
 
     A row's result depends on its own tokens only, to the bit: not on the batch, on how a prompt is cut into
     calls, on the number of threads or on the instruction set. Safe to call from several threads; calls take
@@ -121,7 +127,8 @@ class NativeEngine:
         """Take weights under the checkpoint's names, without the prefix `transformer.`.
 
         weights: float32, float16 or BFloat16Array, each tensor as it likes, C-contiguous; used where they lie
-            and kept alive. `lm_head.weight` only where the head is not tied to `wte.weight`.
+            and kept alive. `lm_head.weight` only where the head is not tied to `wte.weight`. Matrices may be
+            PackedInt8 (quant/int8.py).
         threads: how many to compute with, by default all that the process may use.
         isa: "reference", "avx2" or "avx512" to force one; by default GPT2KIT_ISA, else the best there is.
         compute: "bfloat16" rounds activations before each product with a matrix. Prompts then take half the time on
@@ -148,7 +155,9 @@ class NativeEngine:
                 layer_norm_epsilon=config.layer_norm_epsilon,
                 scale_attn_weights=config.scale_attn_weights,
                 scale_attn_by_inverse_layer_idx=config.scale_attn_by_inverse_layer_idx,
-                weights={name: _bits(name, array) for name, array in weights.items()},
+                weights={
+                    key: part for name, array in weights.items() for key, part in _bits(name, array).items()
+                },
                 threads=threads if threads is not None else available_threads(),
                 isa=isa,
                 compute=compute,
@@ -162,6 +171,7 @@ class NativeEngine:
         checkpoint: Checkpoint,
         *,
         dtype: str = "auto",
+        quant: str | None = None,
         threads: int | None = None,
         isa: str | None = None,
         compute: Literal["float32", "bfloat16"] = "float32",
@@ -171,6 +181,8 @@ class NativeEngine:
 
         dtype: "auto" uses each tensor where it lies in the file; "float32", "bfloat16" and "float16" convert
             those that are stored otherwise, once.
+        quant: "int8" holds every matrix, the embeddings and the head among them, in 8 bits; it needs dtype "auto".
+            A packed folder has its format already.
         threads, isa, compute, generation_config: as for NativeEngine.
         """
         _refuse_unsupported(checkpoint.config)
@@ -179,12 +191,11 @@ class NativeEngine:
             for name in checkpoint.names()
             if name.startswith(("wte.", "wpe.", "h.", "ln_f.", "lm_head."))
         ]
-        weights = {name: checkpoint.weights(name, dtype) for name in names}
-        if checkpoint.config.tie_word_embeddings:
-            weights.pop("lm_head.weight", None)
+        if checkpoint.config.tie_word_embeddings and "lm_head.weight" in names:
+            names.remove("lm_head.weight")
         return cls(
             checkpoint.config,
-            weights,
+            native_weights(checkpoint, names, dtype, quant),
             threads=threads,
             isa=isa,
             compute=compute,
@@ -207,14 +218,21 @@ class NativeEngine:
         return self._compute
 
     @property
+    def quant(self) -> str | None:
+        """The format of the matrices: "int8", "mixed" where only some are in it, or None."""
+        matrices = [array for name, array in self._weights.items() if is_matrix(name)]
+        count = sum(isinstance(array, PackedInt8) for array in matrices)
+        return None if count == 0 else "int8" if count == len(matrices) else "mixed"
+
+    @property
     def threads(self) -> int:
         """How many threads compute."""
         return int(self._model.threads)
 
     @property
     def weights(self) -> dict[str, npt.NDArray[Any]]:
-        """The arrays that are read, by name; those in bfloat16 as their bits."""
-        return {name: _bits(name, array) for name, array in self._weights.items()}
+        """The arrays that are read, by name; those in bfloat16 as their bits, those in int8 with their scales."""
+        return {key: part for name, array in self._weights.items() for key, part in _bits(name, array).items()}
 
     def new_sequence(self) -> _native.KvSequence:
         """Return an empty sequence with room for n_positions tokens; memory is taken as it fills."""

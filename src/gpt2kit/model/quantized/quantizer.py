@@ -17,6 +17,7 @@ from gpt2kit.checkpoint import Checkpoint, from_float32, to_float32
 from gpt2kit.checkpoint.names import quantized_parts
 from gpt2kit.config import BitsAndBytesConfig, GPT2Config
 from gpt2kit.config.bitsandbytes import quantization_of
+from gpt2kit.config.packed import refuse_packed
 from gpt2kit.errors import CheckpointError, ConfigError, ConfigTypeError
 from gpt2kit.model.attention import Conv1D
 from gpt2kit.model.pretrained.placement import Placement
@@ -175,8 +176,9 @@ def quantizer_for(
 ) -> Quantizer | None:
     """Give the Quantizer of a folder's configuration or of the caller's; None without either.
 
-    What a folder says of its weights wins over the caller, with a warning.
+    What a folder says of its weights wins over the caller, with a warning. Raises ConfigError for a packed folder.
     """
+    refuse_packed(config)
     stored = quantization_of(config)
     if stored is not None:
         if quantization_config is not None:

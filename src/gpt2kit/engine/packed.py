@@ -1,0 +1,94 @@
+"""quantize_folder: a model as a packed folder, whose weights lie in the order of memory: to load it is to map it.
+
+docs/formats.md specifies the format; engine/quantize.py reads it.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from gpt2kit.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from gpt2kit.checkpoint.names import LM_HEAD, head_shapes, trunk_shapes
+from gpt2kit.config import GenerationConfig
+from gpt2kit.config.packed import packed_settings
+from gpt2kit.engine.native import unsupported_reason
+from gpt2kit.engine.quantize import METADATA_FORMAT, quantized_weights
+from gpt2kit.errors import EngineError
+from gpt2kit.quant.int8 import PackedInt8
+
+FORMATS = ("int8", "bf16")
+# What describes the tokenizer is copied as it is.
+_TOKENIZER_FILES = (
+    *("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+)
+
+
+def quantize_folder(
+    model: str | os.PathLike[str] | Checkpoint,
+    output: str | os.PathLike[str],
+    format: str = "int8",
+    **checkpoint_options: Any,
+) -> list[str]:
+    """Write a model's weights in another format, with its configuration and tokenizer; give the files' names.
+
+    model: a folder, a hub name, or an open Checkpoint.  output: the folder to write; other files in it stay.
+    format: "int8" for a packed folder, which load_engine maps; "bf16" for an ordinary one in bfloat16.
+    checkpoint_options: revision, allow_pickle, token, ... of open_checkpoint.
+
+    Raises EngineError for an unknown format, a model that is quantised already or that the native engine cannot
+    run, and for output that is the folder of the model; CheckpointError; OSError.
+    """
+    if format not in FORMATS:
+        raise EngineError(f"format is {format!r}; it must be one of {', '.join(map(repr, FORMATS))}")
+    checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(model, **checkpoint_options)
+    config, folder = copy.deepcopy(checkpoint.config), Path(output)
+    if hasattr(config, "quantization_config"):
+        raise EngineError(f"{checkpoint.folder} is quantised already; give the folder that it was made of")
+    if folder.exists() and checkpoint.folder.exists() and folder.samefile(checkpoint.folder):
+        raise EngineError(f"{folder} is the model's own folder; give another one for the output")
+    known = trunk_shapes(config).keys() | head_shapes(config).keys()
+    names = [name for name in checkpoint.names() if name in known]
+    if config.tie_word_embeddings and LM_HEAD in names:
+        names.remove(LM_HEAD)
+    generation_config = GenerationConfig.for_model(checkpoint.folder)
+    if format == "bf16":
+        weights = {name: checkpoint.float32(name) for name in names}
+        written = save_checkpoint(folder, weights, config, dtypes="BF16", generation_config=generation_config)
+    else:
+        reason = unsupported_reason(config)
+        if reason is not None:
+            raise EngineError(f"the native engine cannot run this model: {reason}")
+        config.quantization_config = packed_settings(format)
+        parts, dtypes = _parts(checkpoint, names)
+        written = save_checkpoint(
+            folder,
+            parts,
+            config,
+            dtypes=dtypes,
+            metadata={"format": METADATA_FORMAT},
+            generation_config=generation_config,
+        )
+    for name in _TOKENIZER_FILES:
+        if (checkpoint.folder / name).is_file():
+            shutil.copyfile(checkpoint.folder / name, folder / name)
+            written.append(name)
+    return written
+
+
+def _parts(checkpoint: Checkpoint, names: list[str]) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Give the tensors of the file and the formats of those that are stored as they were."""
+    parts: dict[str, NDArray[Any]] = {}
+    dtypes: dict[str, str] = {}
+    for name, array in quantized_weights(checkpoint, names).items():
+        if isinstance(array, PackedInt8):
+            parts[name], parts[f"{name}.scales"] = array.codes, array.scales
+        else:
+            parts[name], dtypes[name] = checkpoint.tensor(name), checkpoint.info(name).dtype
+    return parts, dtypes

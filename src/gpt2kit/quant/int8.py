@@ -1,0 +1,134 @@
+"""int8: weights as integers of 8 bits with a scale for each 64 inputs of an output, as the native engine reads them.
+
+A weight is an exact product in float32: its code, -127 to 127, times a scale, a bfloat16. Matrices are (in, out);
+the embeddings, (vocabulary, channels), are quantised transposed, as the head multiplies by them.
+
+In memory and in files codes lie packed: cut into panels of 16 outputs and groups of 64 inputs, and there into
+lines of 16 outputs by 4 inputs. So a product reads them in order, with registers of any width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2kit.errors import ConfigError
+
+GROUP = 64  # inputs that share a scale
+PANEL = 16  # outputs of a line
+LINE_INPUTS = 4
+_LINES = GROUP // LINE_INPUTS
+_OFFSET = 128  # packed codes are unsigned
+_LIMIT = np.float32(2.0**126)  # of magnitudes, so that no scale, rounded up, makes an infinite weight
+_COLUMNS = 512  # outputs that are packed at a time
+
+
+@dataclass(frozen=True)
+class Int8Matrix:
+    """A matrix in 8 bits. codes: int8 (in, out); scales: the bits of bfloat16, uint16 (ceil(in / 64), out)."""
+
+    codes: NDArray[np.int8]
+    scales: NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class PackedInt8:
+    """The same in the order of memory; shape is (in, out).
+
+    codes: uint8 (panels, groups, 16 lines, 16 outputs, 4 inputs), each code plus 128; scales: the bits of bfloat16,
+    uint16 (panels, groups, 16 outputs). What pads the matrix has the code 0 and the scale 0.
+    """
+
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.uint16]
+    shape: tuple[int, int]
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes both arrays have."""
+        return self.codes.nbytes + self.scales.nbytes
+
+
+def packed_shapes(shape: tuple[int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Give the shapes of the packed codes and scales of a matrix (in, out)."""
+    panels, groups = -(-shape[1] // PANEL), -(-shape[0] // GROUP)
+    return (panels, groups, _LINES, PANEL, LINE_INPUTS), (panels, groups, PANEL)
+
+
+def quantize_int8(weights: NDArray[Any]) -> Int8Matrix:
+    """Quantise a matrix (in, out) of float32 or float16.
+
+    The scale of a group is its largest magnitude / 127, rounded up to a bfloat16; a code is the weight / scale, to
+    nearest, ties to even. Raises ConfigError for weights that are not finite, or of 2^126 and above.
+    """
+    rows, columns = weights.shape
+    groups = -(-rows // GROUP)
+    values = np.zeros((groups * GROUP, columns), np.float32)
+    values[:rows] = weights
+    blocks = values.reshape(groups, GROUP, columns)
+    largest = np.abs(blocks).max(axis=1, initial=0)
+    if not (largest < _LIMIT).all():
+        raise ConfigError("the matrix has weights that are not finite, or too large for int8")
+    bits = (largest / np.float32(127)).view(np.uint32)
+    scales = ((bits + np.uint32(0xFFFF)) >> np.uint32(16)).astype(np.uint16)
+    # Blocks of zeros have the scale 0.
+    blocks /= np.where(scales == 0, np.float32(1), _float32(scales))[:, None]
+    codes = np.rint(values, out=values)[:rows].astype(np.int8)
+    return Int8Matrix(codes, scales)
+
+
+def dequantize_int8(matrix: Int8Matrix) -> NDArray[np.float32]:
+    """Give the matrix (in, out) in float32, exactly."""
+    scales = np.repeat(_float32(matrix.scales), GROUP, axis=0)[: len(matrix.codes)]
+    values: NDArray[np.float32] = matrix.codes * scales
+    return values
+
+
+def pack_int8(matrix: Int8Matrix) -> PackedInt8:
+    """Put codes and scales in the order of memory."""
+    shape = (matrix.codes.shape[0], matrix.codes.shape[1])
+    codes_shape, scales_shape = packed_shapes(shape)
+    panels, groups = scales_shape[:2]
+    padded = np.zeros((groups * GROUP, panels * PANEL), np.int8)
+    padded[: shape[0], : shape[1]] = matrix.codes
+    lines = padded.reshape(groups, _LINES, LINE_INPUTS, panels, PANEL).transpose(3, 0, 1, 4, 2)
+    codes = np.ascontiguousarray(lines).view(np.uint8) ^ np.uint8(_OFFSET)
+    scales = np.zeros((groups, panels * PANEL), np.uint16)
+    scales[:, : shape[1]] = matrix.scales
+    return PackedInt8(
+        codes.reshape(codes_shape),
+        np.ascontiguousarray(scales.reshape(groups, panels, PANEL).transpose(1, 0, 2)),
+        shape,
+    )
+
+
+def unpack_int8(packed: PackedInt8) -> Int8Matrix:
+    """Give codes and scales as a matrix has them."""
+    rows, columns = packed.shape
+    panels, groups = packed.scales.shape[:2]
+    signed = (packed.codes ^ np.uint8(_OFFSET)).view(np.int8)
+    codes = signed.transpose(1, 2, 4, 0, 3).reshape(groups * GROUP, panels * PANEL)[:rows, :columns]
+    scales = packed.scales.transpose(1, 0, 2).reshape(groups, panels * PANEL)[:, :columns]
+    return Int8Matrix(np.ascontiguousarray(codes), np.ascontiguousarray(scales))
+
+
+def packed_int8(weights: NDArray[Any]) -> PackedInt8:
+    """Quantise and pack a matrix (in, out), a part of its outputs at a time: little memory beside the result."""
+    rows, columns = weights.shape
+    codes_shape, scales_shape = packed_shapes((rows, columns))
+    codes, scales = np.empty(codes_shape, np.uint8), np.empty(scales_shape, np.uint16)
+    for start in range(0, columns, _COLUMNS):
+        part = pack_int8(quantize_int8(weights[:, start : start + _COLUMNS]))
+        panel = start // PANEL
+        codes[panel : panel + len(part.codes)] = part.codes
+        scales[panel : panel + len(part.scales)] = part.scales
+    return PackedInt8(codes, scales, (rows, columns))
+
+
+def _float32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Widen bfloat16."""
+    wide: NDArray[np.uint32] = bits.astype(np.uint32) << np.uint32(16)
+    return wide.view(np.float32)
