@@ -232,7 +232,9 @@ class NativeEngine:
     @property
     def weights(self) -> dict[str, npt.NDArray[Any]]:
         """The arrays that are read, by name; those in bfloat16 as their bits, those in int8 with their scales."""
-        return {key: part for name, array in self._weights.items() for key, part in _bits(name, array).items()}
+        return {
+            key: part for name, array in self._weights.items() for key, part in _bits(name, array).items()
+        }
 
     def new_sequence(self) -> _native.KvSequence:
         """Return an empty sequence with room for n_positions tokens; memory is taken as it fills."""
