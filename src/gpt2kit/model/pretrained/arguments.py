@@ -38,7 +38,6 @@ _REFUSED = {
     "allow_all_kernels": "kernels are not fetched; attn_implementation chooses among those that are here",
     "experts_implementation": "a GPT-2 has no experts; leave it out",
     "proxies": "set HTTPS_PROXY in the environment, which huggingface_hub reads",
-    "quantization_config": "quantised weights are not supported; leave it out and give dtype",
     "adapter_kwargs": "adapters are not supported; merge them into the model's weights",
     "adapter_name": "adapters are not supported; merge them into the model's weights",
 }
