@@ -84,23 +84,13 @@ class Constraint(ABC):
         raise GenerationError(f"{type(self).__name__} is not met after {_MAX_STEPS} tokens of advance()")
 
 
-class PhrasalConstraint(Constraint):
-    """These tokens must occur, in this order and next to each other."""
+class _PhraseConstraint(Constraint):
+    """What one phrase and one of several have in common."""
 
-    def __init__(self, token_ids: list[int]) -> None:
-        """token_ids: not empty. Raises GenerationError otherwise."""
-        _check_ids("token_ids", token_ids)
-        self.token_ids = token_ids
-        self.seqlen = len(token_ids)
-        self._matcher = _Matcher([tuple(token_ids)])
-
-    def advance(self) -> int | None:
-        """Return the next token of the phrase."""
-        tokens = self._matcher.advancing()
-        return tokens[0] if tokens else None
+    _matcher: _Matcher
 
     def does_advance(self, token_id: int) -> bool:
-        """Return True for the next token of the phrase."""
+        """Return True for a token that goes on with a phrase."""
         _check_token(token_id)
         return token_id in self._matcher.advancing()
 
@@ -116,10 +106,10 @@ class PhrasalConstraint(Constraint):
         self.completed = False
 
     def remaining(self) -> int:
-        """Return how many tokens of the phrase are missing."""
+        """Return the length of the longest phrase less what has occurred, 0 when one is complete."""
         return self._matcher.remaining()
 
-    def copy(self, stateful: bool = False) -> PhrasalConstraint:
+    def copy(self, stateful: bool = False) -> _PhraseConstraint:
         """Return a copy, with stateful in this state."""
         twin = copy.copy(self)
         twin._matcher = self._matcher.copy(stateful)
@@ -127,7 +117,23 @@ class PhrasalConstraint(Constraint):
         return twin
 
 
-class DisjunctiveConstraint(Constraint):
+class PhrasalConstraint(_PhraseConstraint):
+    """These tokens must occur, in this order and next to each other."""
+
+    def __init__(self, token_ids: list[int]) -> None:
+        """token_ids: not empty. Raises GenerationError otherwise."""
+        _check_ids("token_ids", token_ids)
+        self.token_ids = token_ids
+        self.seqlen = len(token_ids)
+        self._matcher = _Matcher([tuple(token_ids)])
+
+    def advance(self) -> int | None:
+        """Return the next token of the phrase."""
+        tokens = self._matcher.advancing()
+        return tokens[0] if tokens else None
+
+
+class DisjunctiveConstraint(_PhraseConstraint):
     """One of these phrases must occur."""
 
     def __init__(self, nested_token_ids: list[list[int]]) -> None:
@@ -158,33 +164,6 @@ class DisjunctiveConstraint(Constraint):
     def advance(self) -> list[int] | None:
         """Return the tokens that go on with a phrase."""
         return self._matcher.advancing() or None
-
-    def does_advance(self, token_id: int) -> bool:
-        """Return True for a token that goes on with a phrase."""
-        _check_token(token_id)
-        return token_id in self._matcher.advancing()
-
-    def update(self, token_id: int) -> tuple[bool, bool, bool]:
-        """Take the next token and return (stepped, completed, reset)."""
-        _check_token(token_id)
-        stepped, self.completed, reset = self._matcher.push(token_id)
-        return stepped, self.completed, reset
-
-    def reset(self) -> None:
-        """Forget all tokens."""
-        self._matcher = self._matcher.copy(stateful=False)
-        self.completed = False
-
-    def remaining(self) -> int:
-        """Return the length of the longest phrase less what has occurred, 0 when one is complete."""
-        return self._matcher.remaining()
-
-    def copy(self, stateful: bool = False) -> DisjunctiveConstraint:
-        """Return a copy, with stateful in this state."""
-        twin = copy.copy(self)
-        twin._matcher = self._matcher.copy(stateful)
-        twin.completed = stateful and self.completed
-        return twin
 
 
 class _Matcher:
