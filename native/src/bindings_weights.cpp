@@ -86,8 +86,20 @@ nb::object pack(const AnyArray& weights, bool is_transposed, int threads) {
   return nb::make_tuple(codes.to_numpy(), scales.to_numpy());
 }
 
+// Bits of bfloat16: infinity and NaN are above all finite numbers, negative ones above those.
+bool are_scales(const AnyArray& scales) {
+  if (scales.dtype() != nb::dtype<uint16_t>()) throw nb::type_error("scales must be uint16");
+  const auto* bits = static_cast<const uint16_t*>(scales.data());
+  uint16_t largest = 0;
+  for (size_t i = 0; i < scales.size(); ++i) largest = bits[i] > largest ? bits[i] : largest;
+  return largest < 0x7f80;
+}
+
 }  // namespace
 
-void bind_weights(nb::module_& m) { m.def("pack_int8", &pack, "weights"_a.noconvert(), "is_transposed"_a, "threads"_a); }
+void bind_weights(nb::module_& m) {
+  m.def("are_scales", &are_scales, "scales"_a.noconvert());
+  m.def("pack_int8", &pack, "weights"_a.noconvert(), "is_transposed"_a, "threads"_a);
+}
 
 }  // namespace gpt2kit

@@ -71,7 +71,7 @@ class NativeModel:
         layer_norm_epsilon: float,
         scale_attn_weights: bool,
         scale_attn_by_inverse_layer_idx: bool,
-        weights: Mapping[str, npt.NDArray[Any]],
+        weights: Mapping[str, npt.NDArray[Any] | memoryview],
         threads: int,
         isa: str | None = None,
         compute: str = "float32",
@@ -124,6 +124,9 @@ def supported_isas() -> list[str]: ...
 def isa() -> str: ...
 def read_bytes_per_s(arrays: Sequence[npt.NDArray[Any]], threads: int, passes: int) -> list[float]: ...
 def operations_per_s(arithmetic: str, threads: int, passes: int) -> list[float]: ...
+def are_scales(scales: npt.NDArray[np.uint16] | memoryview) -> bool:
+    """Whether all numbers, given as the bits of bfloat16, are finite and not negative."""
+
 def pack_int8(
     weights: npt.NDArray[Any], is_transposed: bool, threads: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16]] | None:

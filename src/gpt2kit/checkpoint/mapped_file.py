@@ -8,14 +8,11 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gpt2kit.errors import CheckpointError
 
 
 class MappedFile:
-    """An ordinary file that is open for reading. `map()` makes its bytes an array and closes it.
+    """An ordinary file that is open for reading. `map()` makes its bytes readable and closes it.
 
     path, size: of the file.  stream: to look at it before it is mapped.
     Raises CheckpointError when it cannot be opened or is no ordinary file.
@@ -35,7 +32,7 @@ class MappedFile:
             raise CheckpointError(f"{path} is not an ordinary file")
         self.size = status.st_size
         self.stream: BinaryIO = os.fdopen(descriptor, "rb")
-        self._data: NDArray[np.uint8] | None = None
+        self._data: memoryview | None = None
         self._mapping: mmap.mmap | None = None
 
     def map(self, use_mmap: bool = True) -> None:
@@ -50,22 +47,18 @@ class MappedFile:
             if use_mmap and self.size:
                 # The view keeps the mapping alive, the mapping its own duplicate of the descriptor.
                 self._mapping = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-                self._data = np.frombuffer(self._mapping, dtype=np.uint8)
-                complete = os.fstat(descriptor).st_size == self.size == len(self._data)
+                self._data = memoryview(self._mapping)
             else:
                 self.stream.seek(0)
-                data = np.empty(self.size, dtype=np.uint8)
-                filled = self.stream.readinto(data.data)  # type: ignore[attr-defined]  # BufferedReader has it
-                complete = filled == self.size == os.fstat(descriptor).st_size
-                data.flags.writeable = False
-                self._data = data
+                self._data = memoryview(self.stream.read())
+            complete = os.fstat(descriptor).st_size == self.size == len(self._data)
         finally:
             self.stream.close()
         if not complete:
             self._data = None
             raise CheckpointError(f"{self.path} changed its size while it was opened; open it again")
 
-    def bytes(self, begin: int, end: int) -> NDArray[np.uint8]:
+    def bytes(self, begin: int, end: int) -> memoryview:
         """Give a read-only view of some bytes; it keeps the file's data alive."""
         if self._data is None:
             raise CheckpointError(f"{self.path} has not been mapped: call map() first")

@@ -12,13 +12,14 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
-from gpt2kit.checkpoint.dtypes import ITEM_BYTES, STORED_DTYPES
+from gpt2kit.checkpoint.dtypes import BUFFER_FORMATS, ITEM_BYTES, STORED_DTYPES
 from gpt2kit.checkpoint.mapped_file import MappedFile
 from gpt2kit.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit; most of it may only be padding
 MAX_JSON_BYTES = 4 * 2**20  # a GPT-2 with 1024 layers and cross-attention needs 3 MB
@@ -184,9 +185,23 @@ class SafetensorsFile:
         The view keeps the file's data alive. Its address is aligned to the item only when the writer aligned
         it (`flags.aligned`). BF16 is given as its uint16 bits. KeyError for an unknown name.
         """
-        info, begin = self.tensors[name], self._data_start + self._begins[name]
-        flat = self._file.bytes(begin, begin + info.nbytes)
-        return flat.view(STORED_DTYPES[info.dtype]).reshape(info.shape)
+        import numpy as np
+
+        info = self.tensors[name]
+        return np.frombuffer(self._bytes(info), STORED_DTYPES[info.dtype]).reshape(info.shape)
+
+    def buffer(self, name: str) -> memoryview | NDArray[Any]:
+        """Give what view() gives, as a memoryview where Python itself has the format: numpy need not be there."""
+        info = self.tensors[name]
+        if info.dtype not in BUFFER_FORMATS or 0 in info.shape:
+            return self.view(name)
+        data: Any = self._bytes(info)  # cast is declared for literal formats only
+        tensor: memoryview = data.cast(BUFFER_FORMATS[info.dtype], info.shape)
+        return tensor
+
+    def _bytes(self, info: TensorInfo) -> memoryview:
+        begin = self._data_start + self._begins[info.name]
+        return self._file.bytes(begin, begin + info.nbytes)
 
     def release(self, name: str, begin: int, end: int) -> None:
         """Give the memory of some bytes of a tensor back; they are read from the file again when used."""

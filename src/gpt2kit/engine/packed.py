@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
 from gpt2kit.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from gpt2kit.checkpoint.names import LM_HEAD, head_shapes, trunk_shapes
+from gpt2kit.checkpoint.packed import PackedInt8
 from gpt2kit.config import GenerationConfig
 from gpt2kit.config.packed import packed_settings
 from gpt2kit.engine.native import available_threads, unsupported_reason
 from gpt2kit.engine.quantize import METADATA_FORMAT, quantized_weights
 from gpt2kit.errors import EngineError
-from gpt2kit.quant.int8 import PackedInt8
 
 FORMATS = ("int8", "bf16")
 # What describes the tokenizer is copied as it is.
@@ -75,6 +72,8 @@ def quantize_folder(
             metadata={"format": METADATA_FORMAT},
             generation_config=generation_config,
         )
+    import shutil
+
     for name in _TOKENIZER_FILES:
         if (checkpoint.folder / name).is_file():
             shutil.copyfile(checkpoint.folder / name, folder / name)
@@ -82,9 +81,9 @@ def quantize_folder(
     return written
 
 
-def _parts(checkpoint: Checkpoint, names: list[str]) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+def _parts(checkpoint: Checkpoint, names: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """Give the tensors of the file and the formats of those that are stored as they were."""
-    parts: dict[str, NDArray[Any]] = {}
+    parts: dict[str, Any] = {}
     dtypes: dict[str, str] = {}
     for name, array in quantized_weights(checkpoint, names, available_threads()).items():
         if isinstance(array, PackedInt8):

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from gpt2kit.checkpoint import BFloat16Array
+from gpt2kit import _native
 from gpt2kit.checkpoint.names import LM_HEAD, WTE, head_shapes, is_conv1d, trunk_shapes
+from gpt2kit.checkpoint.packed import PackedInt8, packed_shapes
 from gpt2kit.config.packed import packed_format
 from gpt2kit.errors import CheckpointError, ConfigError, EngineError
-from gpt2kit.quant.int8 import PackedInt8, packed_int8, packed_shapes
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from gpt2kit.checkpoint import Checkpoint
 
 QUANTS = ("int8",)
 METADATA_FORMAT = "gpt2kit-int8"  # of packed files; other tools know "pt" and refuse this one
-_INFINITE = np.uint16(0x7F80)  # the bits of bfloat16; those of negative numbers are larger
 
 
 def check_quant(quant: str | None) -> None:
@@ -53,14 +48,14 @@ def native_weights(
 
 def quantized_weights(checkpoint: Checkpoint, names: list[str], threads: int) -> dict[str, Any]:
     """Give the weights for the native engine, each matrix as PackedInt8. Raises EngineError."""
-    weights: dict[str, NDArray[Any] | BFloat16Array | PackedInt8] = {}
+    from gpt2kit.quant.int8 import packed_int8
+
+    weights: dict[str, Any] = {}
     for name in names:
         if not is_matrix(name):
             weights[name] = checkpoint.weights(name)
             continue
-        values = checkpoint.weights(name)
-        if isinstance(values, BFloat16Array):
-            values = values.bits
+        values = checkpoint.tensor(name)
         try:
             weights[name] = packed_int8(values.T if name in (WTE, LM_HEAD) else values, threads)
         except ConfigError as error:
@@ -77,7 +72,7 @@ def packed_weights(checkpoint: Checkpoint, names: list[str]) -> dict[str, Any]:
             "quantise the original again"
         )
     shapes = {**trunk_shapes(checkpoint.config), **head_shapes(checkpoint.config)}
-    weights: dict[str, NDArray[Any] | BFloat16Array | PackedInt8] = {}
+    weights: dict[str, Any] = {}
     for name in names:
         if is_matrix(name):
             rows, columns = shapes[name]
@@ -89,9 +84,9 @@ def packed_weights(checkpoint: Checkpoint, names: list[str]) -> dict[str, Any]:
 
 
 def _read_packed(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> PackedInt8:
-    arrays = []
-    parts = zip((name, f"{name}.scales"), ("U8", "BF16"), packed_shapes(shape), strict=True)
-    for part, dtype, expected in parts:
+    parts = []
+    expectations = zip((name, f"{name}.scales"), ("U8", "BF16"), packed_shapes(shape), strict=True)
+    for part, dtype, expected in expectations:
         if part not in checkpoint:
             raise CheckpointError(f"{checkpoint.folder}: tensor {part!r} is missing")
         info = checkpoint.info(part)
@@ -100,9 +95,9 @@ def _read_packed(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> P
                 f"{checkpoint.folder}: tensor {part!r} is {info.dtype} {info.shape}; the format needs "
                 f"{dtype} {expected}"
             )
-        arrays.append(checkpoint.tensor(part))
-    codes, scales = arrays
-    if scales.size and scales.max() >= _INFINITE:
+        parts.append(checkpoint.buffer(part))
+    codes, scales = parts
+    if not _native.are_scales(scales):
         raise CheckpointError(
             f"{checkpoint.folder}: tensor '{name}.scales' has scales that are negative or not finite"
         )
