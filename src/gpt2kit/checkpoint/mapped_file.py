@@ -10,11 +10,14 @@ from typing import BinaryIO
 
 from gpt2kit.errors import CheckpointError
 
+_PIECE = 2**24  # bytes: what is hashed at a time
+
 
 class MappedFile:
     """An ordinary file that is open for reading. `map()` makes its bytes readable and closes it.
 
-    path, size: of the file.  stream: to look at it before it is mapped.
+    path, size: of the file.  stream: to look at it before it is mapped.  identity: device, inode, size and times as
+    it was opened: another file, and another content, has another one.  changed_ns: the later of those times.
     Raises CheckpointError when it cannot be opened or is no ordinary file.
     """
 
@@ -31,6 +34,8 @@ class MappedFile:
             os.close(descriptor)
             raise CheckpointError(f"{path} is not an ordinary file")
         self.size = status.st_size
+        self.identity = _identity(status)
+        self.changed_ns = max(status.st_mtime_ns, status.st_ctime_ns)
         self.stream: BinaryIO = os.fdopen(descriptor, "rb")
         self._data: memoryview | None = None
         self._mapping: mmap.mmap | None = None
@@ -64,6 +69,24 @@ class MappedFile:
             raise CheckpointError(f"{self.path} has not been mapped: call map() first")
         return self._data[begin:end]
 
+    def digest(self) -> str:
+        """Give the SHA-256 of the content in hexadecimal digits; takes seconds for gigabytes."""
+        import hashlib
+
+        result = hashlib.sha256()
+        for begin in range(0, self.size, _PIECE):
+            end = min(begin + _PIECE, self.size)
+            result.update(self.bytes(begin, end))
+            self.release(begin, end)
+        return result.hexdigest()
+
+    def is_unchanged(self) -> bool:
+        """Tell whether what is at the path now is the file that was opened, as it was then."""
+        try:
+            return _identity(os.stat(self.path)) == self.identity
+        except OSError:
+            return False
+
     def release(self, begin: int, end: int) -> None:
         """Give the memory of some bytes back; they are read from the file again when they are used."""
         if self._mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
@@ -73,3 +96,9 @@ class MappedFile:
     def close(self) -> None:
         """Close a file that was only looked at. Views that were given out stay valid."""
         self.stream.close()
+
+
+def _identity(status: os.stat_result) -> str:
+    # A change moves the time of change (ctime), which nobody can set back.
+    parts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return "-".join(f"{part:x}" for part in parts)

@@ -171,6 +171,11 @@ class Checkpoint:
         info = self._entry(name)[1]
         return TensorInfo(name, info.dtype, info.shape, info.nbytes)
 
+    def source(self, name: str) -> tuple[WeightsFile, str]:
+        """Give the file that holds a tensor, and its name there. Raises CheckpointError."""
+        file, info = self._entry(name)
+        return file, info.name
+
     def tensor(self, name: str) -> NDArray[Any]:
         """Give a tensor as it is stored: a read-only, C-contiguous view of the file, without a copy.
 

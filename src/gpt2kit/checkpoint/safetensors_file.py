@@ -45,12 +45,15 @@ class TensorInfo:
 class SafetensorsFile:
     """One safetensors file whose header has been checked. `map()` makes the data readable.
 
+    identity, changed_ns: see MappedFile.
+
     Raises CheckpointError that names the file, the tensor and the reason.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._file = MappedFile(path)
         self.path, self.size = self._file.path, self._file.size
+        self.identity, self.changed_ns = self._file.identity, self._file.changed_ns
         try:
             self._parse(self._read_header())
         except BaseException:
@@ -207,6 +210,14 @@ class SafetensorsFile:
         """Give the memory of some bytes of a tensor back; they are read from the file again when used."""
         start = self._data_start + self._begins[name]
         self._file.release(start + begin, start + end)
+
+    def digest(self) -> str:
+        """Give the SHA-256 of the whole file; see MappedFile.digest."""
+        return self._file.digest()
+
+    def is_unchanged(self) -> bool:
+        """Tell whether the file on disk is still the one that was opened, as it was then."""
+        return self._file.is_unchanged()
 
     def close(self) -> None:
         """Close the file of a header that was only looked at. Views that were given out stay valid."""

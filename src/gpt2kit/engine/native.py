@@ -175,6 +175,7 @@ class NativeEngine:
         *,
         dtype: str = "auto",
         quant: str | None = None,
+        quant_cache: bool = True,
         threads: int | None = None,
         isa: str | None = None,
         compute: Literal["float32", "bfloat16"] = "float32",
@@ -186,6 +187,7 @@ class NativeEngine:
             those that are stored otherwise, once.
         quant: "int8" holds every matrix, the embeddings and the head among them, in 8 bits; it needs dtype "auto".
             A packed folder has its format already.
+        quant_cache: as for load_engine.
         threads, isa, compute, generation_config: as for NativeEngine.
         """
         _refuse_unsupported(checkpoint.config)
@@ -199,7 +201,7 @@ class NativeEngine:
         num_threads = threads if threads is not None else available_threads()
         return cls(
             checkpoint.config,
-            native_weights(checkpoint, names, dtype, quant, num_threads),
+            native_weights(checkpoint, names, dtype, quant, quant_cache=quant_cache, threads=num_threads),
             threads=threads,
             isa=isa,
             compute=compute,

@@ -1,17 +1,25 @@
-"""Which weights of a model the native engine holds in 8 bits: made so at load, or read from a packed folder."""
+"""Which weights of a model the native engine holds in few bits: made so at load, or read from a packed folder.
+
+packed.py makes such folders on request; quant_cache.py keeps those that loading made.
+"""
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2kit import _native
+from gpt2kit.checkpoint import open_checkpoint
 from gpt2kit.checkpoint.names import LM_HEAD, WTE, head_shapes, is_conv1d, trunk_shapes
 from gpt2kit.checkpoint.packed import PackedInt8, packed_shapes
-from gpt2kit.config.packed import packed_format
+from gpt2kit.config.packed import packed_format, packed_settings
+from gpt2kit.engine.quant_cache import through_cache
 from gpt2kit.errors import CheckpointError, ConfigError, EngineError
 
 if TYPE_CHECKING:
     from gpt2kit.checkpoint import Checkpoint
+    from gpt2kit.config import GenerationConfig, GPT2Config
 
 QUANTS = ("int8",)
 METADATA_FORMAT = "gpt2kit-int8"  # of packed files; other tools know "pt" and refuse this one
@@ -29,9 +37,15 @@ def is_matrix(name: str) -> bool:
 
 
 def native_weights(
-    checkpoint: Checkpoint, names: list[str], dtype: str = "auto", quant: str | None = None, threads: int = 1
+    checkpoint: Checkpoint,
+    names: list[str],
+    dtype: str = "auto",
+    quant: str | None = None,
+    *,
+    quant_cache: bool = True,
+    threads: int = 1,
 ) -> dict[str, Any]:
-    """Give weights for the native engine; dtype and quant as for load_engine. Raises EngineError.
+    """Give weights for the native engine; dtype, quant and quant_cache as for load_engine. Raises EngineError.
 
     threads: how many convert or quantise.
     """
@@ -42,8 +56,23 @@ def native_weights(
     if packed is not None:
         return packed_weights(checkpoint, names)
     if quant is not None:
-        return quantized_weights(checkpoint, names, threads)
+        return _quantized_at_load(checkpoint, names, quant, quant_cache, threads)
     return {name: checkpoint.weights(name, dtype) for name in names}
+
+
+def _quantized_at_load(
+    checkpoint: Checkpoint, names: list[str], quant: str, quant_cache: bool, threads: int
+) -> dict[str, Any]:
+    def quantize() -> dict[str, Any]:
+        return quantized_weights(checkpoint, names, threads)
+
+    def read(folder: Path) -> dict[str, Any]:
+        return packed_weights(open_checkpoint(folder, config=_packed_config(checkpoint, quant)), names)
+
+    def write(folder: Path, weights: dict[str, Any]) -> object:
+        return write_packed(folder, checkpoint, weights, quant)
+
+    return through_cache(checkpoint, names, quant, quantize, read, write) if quant_cache else quantize()
 
 
 def quantized_weights(checkpoint: Checkpoint, names: list[str], threads: int) -> dict[str, Any]:
@@ -81,6 +110,42 @@ def packed_weights(checkpoint: Checkpoint, names: list[str]) -> dict[str, Any]:
         elif not name.endswith(".scales"):
             weights[name] = checkpoint.weights(name)
     return weights
+
+
+def write_packed(
+    folder: Path,
+    checkpoint: Checkpoint,
+    weights: dict[str, Any],
+    format: str,
+    generation_config: GenerationConfig | None = None,
+) -> list[str]:
+    """Write what quantized_weights gave for a checkpoint as a packed folder; give the files' names.
+
+    Raises as save_checkpoint does.
+    """
+    from gpt2kit.checkpoint import save_checkpoint
+
+    parts: dict[str, Any] = {}
+    dtypes: dict[str, str] = {}
+    for name, array in weights.items():
+        if isinstance(array, PackedInt8):
+            parts[name], parts[f"{name}.scales"] = array.codes, array.scales
+        else:
+            parts[name], dtypes[name] = checkpoint.tensor(name), checkpoint.info(name).dtype
+    return save_checkpoint(
+        folder,
+        parts,
+        _packed_config(checkpoint, format),
+        dtypes=dtypes,
+        metadata={"format": METADATA_FORMAT},
+        generation_config=generation_config,
+    )
+
+
+def _packed_config(checkpoint: Checkpoint, format: str) -> GPT2Config:
+    config = copy.deepcopy(checkpoint.config)
+    config.quantization_config = packed_settings(format)
+    return config
 
 
 def _read_packed(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> PackedInt8:
