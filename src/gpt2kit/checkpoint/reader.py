@@ -243,6 +243,7 @@ class Checkpoint:
             return BFloat16Array(as_it_is) if wanted == "BF16" else as_it_is
         array = from_float32(to_float32(self.tensor(name), stored), wanted)
         array.flags.writeable = False
+        self.release(name)
         return BFloat16Array(array) if wanted == "BF16" else array
 
     def _refuse_quantized(self, name: str) -> None:
