@@ -241,9 +241,14 @@ class Checkpoint:
         if wanted == stored:
             as_it_is = self.buffer(name)
             return BFloat16Array(as_it_is) if wanted == "BF16" else as_it_is
-        array = from_float32(to_float32(self.tensor(name), stored), wanted)
+        import numpy as np
+
+        array = np.empty(self.info(name).shape, STORED_DTYPES[wanted])
+        flat, done = array.reshape(-1), 0
+        for piece in self.pieces(name):  # so that the file's pages are not held beside the whole result
+            flat[done : done + piece.size] = from_float32(to_float32(piece, stored), wanted)
+            done += piece.size
         array.flags.writeable = False
-        self.release(name)
         return BFloat16Array(array) if wanted == "BF16" else array
 
     def _refuse_quantized(self, name: str) -> None:
