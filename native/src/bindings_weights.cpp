@@ -10,6 +10,8 @@
 #include <new>
 #include <optional>
 #include <string>
+#include <system_error>
+#include <thread>
 #include <vector>
 
 #include "bindings.h"
@@ -87,6 +89,28 @@ nb::object pack(const AnyArray& weights, bool is_transposed, int threads) {
   return nb::make_tuple(codes.to_numpy(), scales.to_numpy());
 }
 
+// Maps the pages of a mapped file while the caller goes on. A mapping that is gone meanwhile does no harm.
+void prefault(const AnyArray& bytes) {
+#ifdef __linux__
+  constexpr int kPopulateRead = 22;  // MADV_POPULATE_READ; kernels before 5.14 refuse it
+  constexpr uintptr_t kPage = 4096,
+                      kStep = uintptr_t{1} << 22;  // others may change mappings between the steps
+  const auto begin = reinterpret_cast<uintptr_t>(bytes.data()) / kPage * kPage;
+  const auto end = reinterpret_cast<uintptr_t>(bytes.data()) + bytes.nbytes();
+  try {
+    std::thread([begin, end] {
+      for (uintptr_t at = begin; at < end; at += kStep) {
+        if (madvise(reinterpret_cast<void*>(at), end - at < kStep ? end - at : kStep, kPopulateRead) != 0)
+          return;
+      }
+    }).detach();
+  } catch (const std::system_error&) {  // no thread to be had; reading maps the pages too
+  }
+#else
+  static_cast<void>(bytes);
+#endif
+}
+
 std::vector<size_t> shape_of(const AnyArray& array) {
   std::vector<size_t> shape;
   for (size_t i = 0; i < array.ndim(); ++i) shape.push_back(array.shape(i));
@@ -143,6 +167,7 @@ void bind_weights(nb::module_& m) {
   m.def("are_scales", &are_scales, "scales"_a.noconvert());
   m.def("round_to_bfloat16", &rounded, "values"_a.noconvert());
   m.def("widen", &widened, "values"_a.noconvert());
+  m.def("prefault", &prefault, "bytes"_a.noconvert());
   m.def("pack_int8", &pack, "weights"_a.noconvert(), "is_transposed"_a, "threads"_a);
 }
 

@@ -133,6 +133,9 @@ def round_to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]
 def widen(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """float32 of float32, float16, or uint16 holding the bits of bfloat16, exactly."""
 
+def prefault(bytes: memoryview) -> None:
+    """Map the pages of a mapped file in a thread of its own, and return at once. Does nothing where Linux cannot."""
+
 def pack_int8(
     weights: npt.NDArray[Any], is_transposed: bool, threads: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16]] | None:

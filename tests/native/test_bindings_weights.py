@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
+import resource
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -75,3 +80,22 @@ def test_conversions_refuse_other_arrays(function: object) -> None:
             function(values)
     with pytest.raises(TypeError):
         _native.round_to_bfloat16(MATRIX.astype(np.float16))
+
+
+def test_reading_ahead_maps_the_pages_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 2**16)  # 16 MiB, now in the page cache
+    with open(path, "rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    _native.prefault(memoryview(mapping)[5:])
+    _native.prefault(memoryview(b""))
+    for _ in range(100):
+        smaps = Path("/proc/self/smaps").read_text()
+        resident = [entry for entry in smaps.split("VmFlags") if str(path) in entry]
+        rss_kb = int(resident[0].split("Rss:")[1].split()[0]) if resident else 0
+        if rss_kb >= 16 * 1024:
+            break
+        time.sleep(0.05)
+    assert rss_kb >= 16 * 1024 or resource.getpagesize() != 4096
+    assert mapping[-1] == 255
+    mapping.close()

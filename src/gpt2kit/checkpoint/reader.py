@@ -200,6 +200,11 @@ class Checkpoint:
             return self.tensor(name)
         return file.buffer(info.name)
 
+    def prefault(self) -> None:
+        """Let other threads read mapped files ahead, for a caller who will use all of them where they lie."""
+        for file in {id(file): file for file, _ in self._table.values()}.values():
+            file.prefault()
+
     def pieces(self, name: str) -> Iterator[NDArray[Any]]:
         """Give a tensor in flat pieces, in order, as tensor() has it; for a copy that is the only one.
 

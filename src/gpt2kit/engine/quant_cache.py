@@ -10,7 +10,6 @@ be read is made again, what cannot be written is not kept. All of it may be dele
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -106,6 +105,8 @@ def through_cache(
 
 def _entry_name(checkpoint: Checkpoint, names: list[str], format: str, folder: Path) -> str | None:
     """Give the name of what these weights become; None where it cannot be known."""
+    import hashlib
+
     digests: dict[Path, str] = {}
     described = []
     for name in names:
