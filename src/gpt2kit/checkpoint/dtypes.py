@@ -40,8 +40,9 @@ class BFloat16Array:
 
     def __post_init__(self) -> None:
         held = memoryview(self.bits).format  # type: ignore[arg-type]  # an array is a buffer
-        if held != "H":
-            raise CheckpointError(f"bits has the format {held!r}; the bits of bfloat16 are uint16, 'H'")
+        if held is None or held.lstrip("@=<") != "H":
+            dtype = getattr(self.bits, "dtype", held)
+            raise CheckpointError(f"bits has dtype {dtype}; the bits of bfloat16 are uint16")
 
 
 def to_float32(array: NDArray[Any], dtype: str) -> NDArray[np.float32]:
