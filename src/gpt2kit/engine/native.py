@@ -33,6 +33,8 @@ WeightArray: TypeAlias = (
     "npt.NDArray[np.float32] | npt.NDArray[np.float16] | memoryview | BFloat16Array | PackedInt8"
 )
 
+KvCacheDtype = Literal["float32", "bfloat16", "int8"]
+
 # Names of activation_function that have a native kernel.
 ACTIVATIONS = frozenset(
     [
@@ -125,6 +127,7 @@ class NativeEngine:
         threads: int | None = None,
         isa: str | None = None,
         compute: Literal["float32", "bfloat16"] = "float32",
+        kv_cache_dtype: KvCacheDtype = "float32",
         generation_config: GenerationConfig | None = None,
     ) -> None:
         """Take weights under the checkpoint's names, without the prefix `transformer.`.
@@ -136,6 +139,9 @@ class NativeEngine:
         isa: "reference", "avx2" or "avx512" to force one; by default GPT2KIT_ISA, else the best there is.
         compute: "bfloat16" rounds activations before each product with a matrix. Prompts then take half the time on
             a processor with AVX512-BF16; all matrices but wpe must be bfloat16.
+        kv_cache_dtype: what keys and values are kept in. "bfloat16" takes half of the memory and "int8", with a scale
+            for each token and head, some 27 %; attention reads that much less. It computes in float32 over what the
+            cache holds, tokens of the same call included, so results depend on nothing else.
         generation_config: defaults for generate().
         Raises EngineError for a configuration that has no native implementation or an unusable argument.
         """
@@ -145,6 +151,7 @@ class NativeEngine:
         self._config = config
         self._weights = dict(weights)
         self._compute = compute
+        self._kv_cache_dtype: KvCacheDtype = kv_cache_dtype
         self.generation_config = generation_config
         try:
             self._model = _native.NativeModel(
@@ -164,6 +171,7 @@ class NativeEngine:
                 threads=threads if threads is not None else available_threads(),
                 isa=isa,
                 compute=compute,
+                kv_cache_dtype=kv_cache_dtype,
             )
         except (ValueError, TypeError, RuntimeError) as error:
             raise EngineError(str(error)) from error
@@ -179,6 +187,7 @@ class NativeEngine:
         threads: int | None = None,
         isa: str | None = None,
         compute: Literal["float32", "bfloat16"] = "float32",
+        kv_cache_dtype: KvCacheDtype = "float32",
         generation_config: GenerationConfig | None = None,
     ) -> NativeEngine:
         """Use a checkpoint's weights.
@@ -188,7 +197,7 @@ class NativeEngine:
         quant: "int8" holds every matrix, the embeddings and the head among them, in 8 bits; it needs dtype "auto".
             A packed folder has its format already.
         quant_cache: as for load_engine.
-        threads, isa, compute, generation_config: as for NativeEngine.
+        threads, isa, compute, kv_cache_dtype, generation_config: as for NativeEngine.
         """
         _refuse_unsupported(checkpoint.config)
         names = [
@@ -205,6 +214,7 @@ class NativeEngine:
             threads=threads,
             isa=isa,
             compute=compute,
+            kv_cache_dtype=kv_cache_dtype,
             generation_config=generation_config,
         )
 
@@ -222,6 +232,11 @@ class NativeEngine:
     def compute(self) -> Literal["float32", "bfloat16"]:
         """What products are computed in."""
         return self._compute
+
+    @property
+    def kv_cache_dtype(self) -> KvCacheDtype:
+        """What keys and values are kept in."""
+        return self._kv_cache_dtype
 
     @property
     def quant(self) -> str | None:
@@ -254,7 +269,8 @@ class NativeEngine:
         """Return a sequence that starts with copies of the keys and values of S tokens.
 
         Both (n_layer, n_head, S, n_embd / n_head), as a sequence's keys_values() gives them and as torch's caches
-        hold them for one text. Raises EngineError for another shape.
+        hold them for one text; rounded to kv_cache_dtype, which changes nothing in what keys_values() gave.
+        Raises EngineError for another shape.
         """
         import numpy as np
 
@@ -325,7 +341,14 @@ class NativeEngine:
     def first_layers(self, n_layer: int) -> NativeEngine:
         """Return an engine of the first n_layer blocks, the last norm and the head, over the same weights."""
         config = shallower(self._config, n_layer)
-        return NativeEngine(config, self._weights, threads=self.threads, isa=self.isa, compute=self._compute)
+        return NativeEngine(
+            config,
+            self._weights,
+            threads=self.threads,
+            isa=self.isa,
+            compute=self._compute,
+            kv_cache_dtype=self._kv_cache_dtype,
+        )
 
     def generate(
         self,
