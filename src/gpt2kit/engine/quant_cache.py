@@ -79,7 +79,11 @@ def through_cache(
     """
     folder = cache_folder()
     name = None
-    if folder is not None and checkpoint.file_bytes >= LEAST_BYTES:
+    if (
+        folder is not None
+        and checkpoint.file_bytes >= LEAST_BYTES
+        and _has_room(folder, checkpoint.file_bytes)
+    ):
         name = _entry_name(checkpoint, names, format, folder)
     if folder is None or name is None:
         return quantize()
@@ -101,6 +105,17 @@ def through_cache(
     # Pages of a file are shared between processes, and given back when memory is short.
     found = _read(entry, read)
     return weights if found is None else found
+
+
+def _has_room(folder: Path, size: int) -> bool:
+    """Tell whether a folder, made if need be, can be written to. Hashing a file in vain takes longer than quantising."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        disk = os.statvfs(folder)
+    except OSError as error:
+        logger.info("the cache is not used: %s", error)
+        return False
+    return os.access(folder, os.W_OK) and disk.f_bavail * disk.f_frsize >= size
 
 
 def _entry_name(checkpoint: Checkpoint, names: list[str], format: str, folder: Path) -> str | None:
