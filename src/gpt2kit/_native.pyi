@@ -73,7 +73,7 @@ class NativeModel:
         layer_norm_epsilon: float,
         scale_attn_weights: bool,
         scale_attn_by_inverse_layer_idx: bool,
-        weights: Mapping[str, npt.NDArray[Any]],
+        weights: Mapping[str, npt.NDArray[Any] | memoryview],
         threads: int,
         isa: str | None = None,
         compute: str = "float32",
@@ -127,3 +127,13 @@ def supported_isas() -> list[str]: ...
 def isa() -> str: ...
 def read_bytes_per_s(arrays: Sequence[npt.NDArray[Any]], threads: int, passes: int) -> list[float]: ...
 def operations_per_s(arithmetic: str, threads: int, passes: int) -> list[float]: ...
+def are_scales(scales: npt.NDArray[np.uint16] | memoryview) -> bool:
+    """Whether all numbers, given as the bits of bfloat16, are finite and not negative."""
+
+def pack_int8(
+    weights: npt.NDArray[Any], is_transposed: bool, threads: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16]] | None:
+    """Codes and scales of a matrix (in, out), or with is_transposed (out, in); None for weights without a scale.
+
+    weights: float32, float16, or uint16 holding the bits of bfloat16.
+    """

@@ -25,6 +25,7 @@ def load_engine(
     threads: int | None = None,
     engine: Literal["auto", "native", "torch"] = "auto",
     *,
+    quant_cache: bool = True,
     compute: Literal["float32", "bfloat16"] | None = None,
     kv_cache_dtype: KvCacheDtype | None = None,
     device: str | int | None = None,
@@ -40,6 +41,8 @@ def load_engine(
         bits, which takes a quarter of the memory and of the time of float32 for a token. Needs dtype "auto".
     threads: for the native engine, by default every processor that the process may use.
     engine: "native" (C++, CPU), "torch", or "auto": native unless the device or the model forbids it.
+    quant_cache: keep what quant makes of a large model for the next load, in a folder that the environment variable
+        GPT2KIT_CACHE names or, set to "off", denies; see docs/quantization.md.
     compute: for the native engine: "float32", its default, or "bfloat16", which rounds activations before each
         product with a matrix and needs dtype="bfloat16" or a file that is; see NativeEngine.
     kv_cache_dtype: for the native engine: what keys and values are kept in, "float32", its default, "bfloat16" or
@@ -60,6 +63,7 @@ def load_engine(
             checkpoint,
             dtype=dtype,
             quant=quant,
+            quant_cache=quant_cache,
             threads=threads,
             compute=compute if compute is not None else "float32",
             kv_cache_dtype=kv_cache_dtype if kv_cache_dtype is not None else "float32",

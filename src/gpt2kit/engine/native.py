@@ -8,28 +8,30 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from gpt2kit import _native
 from gpt2kit.checkpoint import BFloat16Array
+from gpt2kit.checkpoint.packed import PackedInt8
 from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.config.packed import packed_format
 from gpt2kit.engine.quantize import is_matrix, native_weights
 from gpt2kit.errors import EngineError, GenerationError
 from gpt2kit.generation import generate
 from gpt2kit.generation.protocol import Output, Sequence
-from gpt2kit.generation.sampling import no_choice_message
-from gpt2kit.quant.int8 import PackedInt8
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from gpt2kit.checkpoint import Checkpoint
     from gpt2kit.generation.options import Options
 
-# One tensor of the weights. A matrix may be a PackedInt8; wte.weight and lm_head.weight then are (n_embd, vocabulary).
-WeightArray = npt.NDArray[np.float32] | npt.NDArray[np.float16] | BFloat16Array | PackedInt8
+# One tensor of the weights; a memoryview holds float32. A matrix may be a PackedInt8; wte.weight and lm_head.weight
+# then are (n_embd, vocabulary). In quotes, since a packed folder runs without numpy.
+WeightArray: TypeAlias = (
+    "npt.NDArray[np.float32] | npt.NDArray[np.float16] | memoryview | BFloat16Array | PackedInt8"
+)
 
 KvCacheDtype = Literal["float32", "bfloat16", "int8"]
 
@@ -88,15 +90,16 @@ def shallower(config: GPT2Config, n_layer: int) -> GPT2Config:
     return found
 
 
-def _bits(name: str, array: WeightArray) -> dict[str, npt.NDArray[Any]]:
+def _bits(name: str, array: WeightArray) -> dict[str, npt.NDArray[Any] | memoryview]:
     """Give what the core reads: bfloat16 goes as uint16, which therefore may come from BFloat16Array only."""
     if isinstance(array, BFloat16Array):
         return {name: array.bits}
     if isinstance(array, PackedInt8):
         return {name: array.codes, f"{name}.scales": array.scales}
-    if isinstance(array, np.ndarray) and array.dtype not in (np.float32, np.float16):
+    dtype = getattr(array, "dtype", "float32")  # the core knows the formats of other buffers
+    if dtype not in ("float32", "float16"):
         raise TypeError(
-            f"tensor {name!r} must be a C-contiguous array of float32, float16 or bfloat16, not {array.dtype}; "
+            f"tensor {name!r} must be a C-contiguous array of float32, float16 or bfloat16, not {dtype}; "
             "wrap the bits of bfloat16 in a BFloat16Array"
         )
     return {name: array}
@@ -180,6 +183,7 @@ class NativeEngine:
         *,
         dtype: str = "auto",
         quant: str | None = None,
+        quant_cache: bool = True,
         threads: int | None = None,
         isa: str | None = None,
         compute: Literal["float32", "bfloat16"] = "float32",
@@ -192,6 +196,7 @@ class NativeEngine:
             those that are stored otherwise, once.
         quant: "int8" holds every matrix, the embeddings and the head among them, in 8 bits; it needs dtype "auto".
             A packed folder has its format already.
+        quant_cache: as for load_engine.
         threads, isa, compute, kv_cache_dtype, generation_config: as for NativeEngine.
         """
         _refuse_unsupported(checkpoint.config)
@@ -202,9 +207,10 @@ class NativeEngine:
         ]
         if checkpoint.config.tie_word_embeddings and "lm_head.weight" in names:
             names.remove("lm_head.weight")
+        num_threads = threads if threads is not None else available_threads()
         return cls(
             checkpoint.config,
-            native_weights(checkpoint, names, dtype, quant),
+            native_weights(checkpoint, names, dtype, quant, quant_cache=quant_cache, threads=num_threads),
             threads=threads,
             isa=isa,
             compute=compute,
@@ -247,8 +253,12 @@ class NativeEngine:
     @property
     def weights(self) -> dict[str, npt.NDArray[Any]]:
         """The arrays that are read, by name; those in bfloat16 as their bits, those in int8 with their scales."""
+        import numpy as np
+
         return {
-            key: part for name, array in self._weights.items() for key, part in _bits(name, array).items()
+            key: np.asarray(part)
+            for name, array in self._weights.items()
+            for key, part in _bits(name, array).items()
         }
 
     def new_sequence(self) -> _native.KvSequence:
@@ -262,6 +272,8 @@ class NativeEngine:
         hold them for one text; rounded to kv_cache_dtype, which changes nothing in what keys_values() gave.
         Raises EngineError for another shape.
         """
+        import numpy as np
+
         try:
             return self._model.new_sequence_from(
                 np.ascontiguousarray(keys, np.float32), np.ascontiguousarray(values, np.float32)
@@ -285,6 +297,8 @@ class NativeEngine:
         Raises EngineError for ids out of range, too many tokens, a head_mask of another shape, or a sequence
         that is freed, foreign or used twice; then no sequence has changed.
         """
+        import numpy as np
+
         lengths = [len(ids) for _, ids in work]
         try:
             mask = None if head_mask is None else np.ascontiguousarray(head_mask, np.float32)
@@ -385,6 +399,8 @@ class NativeEngine:
             on_token=on_token,
         )
         if isinstance(result, float):
+            from gpt2kit.generation.sampling import no_choice_message
+
             raise GenerationError(no_choice_message(result))
         rows: list[list[int]] = result
         return rows
