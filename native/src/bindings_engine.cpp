@@ -244,7 +244,7 @@ class NativeModel {
       const std::string weight = name + ".weight";
       const auto in_8_bits = packed(weight, in, out);
       return Linear{factor(weight, in_8_bits ? *in_8_bits : tensor(weight, {in, out})),
-                    tensor(name + ".bias", {out})};
+                    tensor(name + ".bias", {out}), in, out};
     };
     const auto words = [&](const std::string& name) {
       const auto in_8_bits = packed(name, n_embd, vocab_size);

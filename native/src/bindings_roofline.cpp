@@ -27,7 +27,7 @@ void check_counts(int threads, int passes) {
 
 std::vector<double> read_arrays(const std::vector<AnyArray>& arrays, int threads, int passes) {
   check_counts(threads, passes);
-  std::vector<Range> ranges;
+  std::vector<Bytes> ranges;
   size_t total = 0;
   for (const AnyArray& array : arrays) {
     ranges.push_back({array.data(), static_cast<int64_t>(array.nbytes())});

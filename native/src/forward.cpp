@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <new>
 
 namespace gpt2kit {
 namespace {
@@ -11,51 +9,14 @@ namespace {
 // Bounds the memory of activations; results do not depend on it, since no row depends on its neighbours.
 constexpr int64_t kPassRows = 512;
 
-// With so few rows every thread normalizes all of them for itself, which is quicker than waiting.
-constexpr int64_t kPrivateRows = 4;
-
 // Rows an even number of cache lines apart crowd into half of the cache's sets.
 int64_t padded_stride(int64_t n) {
   const int64_t lines = (n + 15) / 16;
   return (lines % 2 ? lines : lines + 1) * 16;
 }
 
-// Up to this many rows the weights are the traffic and are streamed; above it, packing panels of them pays.
-constexpr int64_t kStreamRows = 24;
-
 // Below this many multiply-adds (some 50 microseconds of one core) a pass runs on the calling thread.
 constexpr int64_t kAloneWeights = int64_t{1} << 20;
-
-// The part of [0, n) that a member works on, in whole multiples of `unit`.
-struct Range {
-  int64_t begin, end;
-};
-
-Range share(int64_t n, int64_t unit, int member, int members) {
-  const int64_t units = (n + unit - 1) / unit;
-  const auto bound = [&](int64_t m) { return std::min(n, units * m / members * unit); };
-  return {bound(member), bound(member + 1)};
-}
-
-Int8Matrix int8_matrix(const Tensor& tensor, int64_t in_features, int64_t out_features) {
-  return {static_cast<const uint8_t*>(tensor.data), tensor.scales, in_features, out_features};
-}
-
-// Room for rows of activations in a buffer of int8_rows_floats().
-Int8Rows int8_rows_in(float* buffer, int64_t rows, int64_t in_features) {
-  const int64_t stride = int8_rows_stride(in_features), groups = int8_groups(in_features);
-  float* scales = buffer + rows * stride / 2;
-  return {reinterpret_cast<int16_t*>(buffer), stride, scales,
-          reinterpret_cast<int32_t*>(scales + rows * groups)};
-}
-
-bool has_int8(const Model& model) {
-  const auto is_int8 = [](const Tensor& tensor) { return tensor.dtype == Dtype::kInt8; };
-  return is_int8(model.lm_head) || std::any_of(model.h.begin(), model.h.end(), [&](const Block& block) {
-           return is_int8(block.attn_c_attn.weight) || is_int8(block.attn_c_proj.weight) ||
-                  is_int8(block.mlp_c_fc.weight) || is_int8(block.mlp_c_proj.weight);
-         });
-}
 
 void multiply_by(float* values, int64_t n, float factor) {
   for (int64_t i = 0; i < n; ++i) values[i] *= factor;
@@ -89,31 +50,19 @@ struct Forward::Pass {
   bool captures_hidden_states = false;
 };
 
-float* Forward::Buffer::reserve(int64_t wanted) {
-  if (wanted > floats) {
-    const size_t bytes = static_cast<size_t>((wanted + 15) / 16 * 16) * sizeof(float);
-    void* p = std::aligned_alloc(64, bytes);
-    if (!p) throw std::bad_alloc();
-    data = {static_cast<float*>(p), [](float* q) { std::free(q); }};
-    floats = wanted;
-  }
-  return data.get();
-}
-
 Forward::Forward(Model model, int threads, const Kernels& kernels, const BFloat16Kernels* bfloat16)
     : model_(std::move(model)),
       kernels_(kernels),
       bfloat16_(bfloat16),
       pool_(threads),
+      products_(model_, kernels, bfloat16, pool_),
       stride_(padded_stride(model_.shape.n_embd)),
       qkv_stride_(padded_stride(3 * model_.shape.n_embd)),
       inner_stride_(padded_stride(model_.shape.n_inner)),
       weights_per_row_(model_.shape.n_layer * model_.shape.n_embd *
                            (4 * model_.shape.n_embd + 2 * model_.shape.n_inner) +
                        model_.shape.n_embd * model_.shape.vocab_size),
-      uses_int8_(has_int8(model_)),
       private_normed_(static_cast<size_t>(threads)),
-      private_int8_rows_(static_cast<size_t>(threads)),
       widened_(static_cast<size_t>(threads)),
       scratch_(static_cast<size_t>(threads)) {}
 
@@ -124,15 +73,11 @@ void Forward::reserve(int64_t rows, int64_t longest) {
   qkv_.reserve(rows * qkv_stride_);
   attended_.reserve(rows * stride_);
   inner_.reserve(rows * inner_stride_);
-  sums_.reserve(2 * kStreamRows * std::max(3 * shape.n_embd, shape.n_inner));
-  const int64_t widest = std::max(shape.n_embd, shape.n_inner);
-  if (uses_int8_) int8_rows_.reserve(int8_rows_floats(rows, widest));
-  const int64_t scratch = std::max({linear_scratch_floats(shape.n_embd), linear_scratch_floats(shape.n_inner),
-                                    attention_scratch_floats(longest, shape.padded_head_size())});
+  products_.reserve(rows);
+  const int64_t scratch = std::max(shape.n_embd, attention_scratch_floats(longest, shape.padded_head_size()));
   for (int member = 0; member < pool_.size(); ++member) {
     private_normed_[member].reserve(kPrivateRows * stride_);
-    if (uses_int8_) private_int8_rows_[member].reserve(int8_rows_floats(kPrivateRows, widest));
-    widened_[member].reserve(std::max(3 * shape.n_embd, shape.n_inner));
+    widened_[member].reserve(2 * shape.n_embd);
     scratch_[member].reserve(scratch);
   }
 }
@@ -180,8 +125,8 @@ void Forward::run(const std::vector<Work>& work, Rows logits_rows, float* logits
 
 void Forward::run_pass(const Pass& pass, int member) {
   const ModelShape& shape = model_.shape;
-  const int64_t C = shape.n_embd, I = shape.n_inner, rows = pass.rows;
-  float* hidden = hidden_.data.get();
+  const int64_t rows = pass.rows;
+  float* hidden = hidden_.data();
 
   embed(pass, member);
   pool_.barrier();
@@ -189,34 +134,29 @@ void Forward::run_pass(const Pass& pass, int member) {
     const Block& block = model_.h[layer];
     if (pass.captures_hidden_states) capture_hidden(pass, layer, member);
 
-    const void* x = normalize(block.ln_1, rows, member);
-    multiply(qkv_.data.get(), qkv_stride_, x, stride_, block.attn_c_attn, C, 3 * C, rows, Activation::kNone,
-             /*add_to_out=*/false, /*round_out=*/false, member);
+    Activations x = normalize(block.ln_1, rows, member);
+    products_.multiply(qkv_.data(), qkv_stride_, x, block.attn_c_attn, Activation::kNone,
+                       /*add_to_out=*/false,
+                       /*round_out=*/false, member);
     attend(pass, layer, member);
     pool_.barrier();
-    x = (bfloat16_ ? normed_ : attended_).data.get();
-    multiply(hidden, stride_, x, stride_, block.attn_c_proj, C, C, rows, Activation::kNone,
-             /*add_to_out=*/true, /*round_out=*/false, member);
+    x = {(bfloat16_ ? normed_ : attended_).data(), stride_, rows};
+    products_.multiply(hidden, stride_, x, block.attn_c_proj, Activation::kNone, /*add_to_out=*/true,
+                       /*round_out=*/false, member);
 
     x = normalize(block.ln_2, rows, member);
-    multiply(inner_.data.get(), inner_stride_, x, stride_, block.mlp_c_fc, C, I, rows, model_.activation,
-             /*add_to_out=*/false, /*round_out=*/bfloat16_ != nullptr, member);
-    multiply(hidden, stride_, inner_.data.get(), inner_stride_, block.mlp_c_proj, I, C, rows,
-             Activation::kNone, /*add_to_out=*/true, /*round_out=*/false, member);
+    products_.multiply(inner_.data(), inner_stride_, x, block.mlp_c_fc, model_.activation,
+                       /*add_to_out=*/false, /*round_out=*/bfloat16_ != nullptr, member);
+    x = {inner_.data(), inner_stride_, rows};
+    products_.multiply(hidden, stride_, x, block.mlp_c_proj, Activation::kNone, /*add_to_out=*/true,
+                       /*round_out=*/false, member);
   }
   head(pass, member);
 }
 
-// Values [begin, begin + n) as float32: where they lie, or widened into the buffer.
-const float* Forward::as_floats(const Tensor& tensor, int64_t begin, int64_t n, float* buffer) const {
-  if (tensor.dtype == Dtype::kFloat32) return static_cast<const float*>(tensor.at(begin));
-  kernels_.reading(tensor.dtype).widen(buffer, tensor.at(begin), n);
-  return buffer;
-}
-
 void Forward::embed(const Pass& pass, int member) {
   const int64_t C = model_.shape.n_embd;
-  float* buffer = widened_[member].data.get();
+  float* buffer = widened_[member].data();
   for (const Span& span : pass.spans) {
     const Range range = share(span.tokens, 1, member, pool_.members());
     for (int64_t t = range.begin; t < range.end; ++t) {
@@ -224,10 +164,10 @@ void Forward::embed(const Pass& pass, int member) {
       if (model_.wte.dtype == Dtype::kInt8) {
         widen_int8_output(buffer, int8_matrix(model_.wte, C, model_.shape.vocab_size), span.token_ids()[t]);
       } else {
-        token = as_floats(model_.wte, span.token_ids()[t] * C, C, buffer);
+        token = as_floats(kernels_, model_.wte, span.token_ids()[t] * C, C, buffer);
       }
-      const float* position = as_floats(model_.wpe, (span.past + t) * C, C, buffer + C);
-      float* out = hidden_.data.get() + (span.row + t) * stride_;
+      const float* position = as_floats(kernels_, model_.wpe, (span.past + t) * C, C, buffer + C);
+      float* out = hidden_.data() + (span.row + t) * stride_;
       for (int64_t c = 0; c < C; ++c) out[c] = token[c] + position[c];
     }
   }
@@ -237,8 +177,8 @@ void Forward::embed(const Pass& pass, int member) {
 void Forward::norm_row(void* out, int64_t row, int64_t out_row, const float* weight, const float* bias,
                        int member) {
   const int64_t C = model_.shape.n_embd;
-  const float* x = hidden_.data.get() + row * stride_;
-  float* y = bfloat16_ ? scratch_[member].data.get() : static_cast<float*>(out) + out_row * stride_;
+  const float* x = hidden_.data() + row * stride_;
+  float* y = bfloat16_ ? scratch_[member].data() : static_cast<float*>(out) + out_row * stride_;
   kernels_.layer_norm(y, x, weight, bias, model_.layer_norm_epsilon, C);
   if (bfloat16_) round_row(static_cast<BFloat16*>(out) + out_row * stride_, y);
 }
@@ -251,88 +191,17 @@ void Forward::round_row(BFloat16* out, const float* x) const {
 }
 
 // Layer norm of the residual stream; where it shares the work it ends with a barrier.
-const void* Forward::normalize(const Norm& norm, int64_t rows, int member) {
+Activations Forward::normalize(const Norm& norm, int64_t rows, int member) {
   const bool alone = rows <= kPrivateRows;
-  float* out = (alone ? private_normed_[member] : normed_).data.get();
+  float* out = (alone ? private_normed_[member] : normed_).data();
   const Range range = alone ? Range{0, rows} : share(rows, 1, member, pool_.members());
   const int64_t C = model_.shape.n_embd;
-  float* buffer = widened_[member].data.get();
-  const float* weight = as_floats(norm.weight, 0, C, buffer);
-  const float* bias = as_floats(norm.bias, 0, C, buffer + C);
+  float* buffer = widened_[member].data();
+  const float* weight = as_floats(kernels_, norm.weight, 0, C, buffer);
+  const float* bias = as_floats(kernels_, norm.bias, 0, C, buffer + C);
   for (int64_t b = range.begin; b < range.end; ++b) norm_row(out, b, b, weight, bias, member);
   if (!alone) pool_.barrier();
-  return out;
-}
-
-// Ends with a barrier.
-void Forward::multiply(void* out, int64_t out_stride, const void* x, int64_t x_stride, const Linear& linear,
-                       int64_t in_features, int64_t out_features, int64_t rows, Activation activation,
-                       bool add_to_out, bool round_out, int member) {
-  const int members = pool_.members();
-  const Range columns = share(out_features, 32, member, members);
-  const float* bias = as_floats(linear.bias, 0, out_features, widened_[member].data.get());
-  const Epilogue epilogue{bias, activation, add_to_out, round_out};
-  const void* w = linear.weight.data;
-  const auto* floats = static_cast<const float*>(x);
-  const auto* rounded = static_cast<const BFloat16*>(x);
-  if (linear.weight.dtype == Dtype::kInt8) {
-    const Int8Matrix packed = int8_matrix(linear.weight, in_features, out_features);
-    multiply_int8(static_cast<float*>(out), out_stride, floats, x_stride, packed, rows, epilogue, member);
-    pool_.barrier();
-    return;
-  }
-  const MatrixKernels& kernels = kernels_.reading(linear.weight.dtype);
-  if (rows > kStreamRows) {
-    float* scratch = scratch_[member].data.get();
-    if (bfloat16_) {
-      bfloat16_->linear(out, out_stride, rounded, x_stride, w, out_features, rows, in_features, columns.begin,
-                        columns.end, epilogue, scratch);
-    } else {
-      kernels.linear(static_cast<float*>(out), out_stride, floats, x_stride, w, out_features, rows,
-                     in_features, columns.begin, columns.end, epilogue, scratch);
-    }
-    pool_.barrier();
-    return;
-  }
-  // Each half of the features, cut into `groups` of columns, so that two members read whole rows.
-  const int groups = members % 2 ? members : members / 2;
-  float* halves[2] = {sums_.data.get(), sums_.data.get() + kStreamRows * out_features};
-  const int64_t middle = bfloat16_ ? half_of_pairs(in_features) : half(in_features);
-  const int64_t bounds[3] = {0, middle, in_features};
-  const Range tasks = share(2 * groups, 1, member, members);
-  for (int64_t task = tasks.begin; task < tasks.end; ++task) {
-    const int64_t which = task / groups;
-    const Range group = share(out_features, 32, static_cast<int>(task % groups), groups);
-    if (bfloat16_) {
-      bfloat16_->partial_sums(halves[which], out_features, rounded, x_stride, w, out_features, rows,
-                              bounds[which], bounds[which + 1], group.begin, group.end);
-    } else {
-      kernels.partial_sums(halves[which], out_features, floats, x_stride, w, out_features, rows,
-                           bounds[which], bounds[which + 1], group.begin, group.end);
-    }
-  }
-  pool_.barrier();
-  if (bfloat16_) {
-    bfloat16_->finish_sums(out, out_stride, halves[0], halves[1], out_features, rows, columns.begin,
-                           columns.end, epilogue);
-  } else {
-    kernels_.finish_sums(static_cast<float*>(out), out_stride, halves[0], halves[1], out_features, rows,
-                         columns.begin, columns.end, epilogue);
-  }
-  pool_.barrier();
-}
-
-// Few rows every member makes integers of for itself, which is quicker than waiting.
-void Forward::multiply_int8(float* out, int64_t out_stride, const float* x, int64_t x_stride,
-                            const Int8Matrix& w, int64_t rows, const Epilogue& epilogue, int member) {
-  const bool alone = rows <= kPrivateRows;
-  float* buffer = (alone ? private_int8_rows_[member] : int8_rows_).data.get();
-  const Int8Rows integers = int8_rows_in(buffer, rows, w.in_features);
-  const Range range = alone ? Range{0, rows} : share(rows, 1, member, pool_.members());
-  kernels_.int8->quantize(integers, x, x_stride, w.in_features, range.begin, range.end);
-  if (!alone) pool_.barrier();
-  const Range panels = share(int8_panels(w.out_features), 2, member, pool_.members());
-  kernels_.int8->multiply(out, out_stride, integers, w, rows, panels.begin, panels.end, epilogue);
+  return {out, stride_, rows};
 }
 
 // Each member takes every so-many-th (sequence, head): stores the new keys and values, then attends.
@@ -346,24 +215,24 @@ void Forward::attend(const Pass& pass, int64_t layer, int member) {
   for (int64_t task = member; task < tasks; task += pool_.members()) {
     const Span& span = pass.spans[task / shape.n_head];
     const int64_t head = task % shape.n_head;
-    const float* q = qkv_.data.get() + span.row * qkv_stride_ + head * D;
+    const float* q = qkv_.data() + span.row * qkv_stride_ + head * D;
     float* keys = span.work->cache->keys(layer, head);
     float* values = span.work->cache->values(layer, head);
     for (int64_t t = 0; t < span.tokens; ++t) {
       const float* key = q + t * qkv_stride_ + C;
       span.work->cache->write(layer, head, span.past + t, key, key + C);
     }
-    float* out = attended_.data.get() + span.row * stride_ + head * D;
+    float* out = attended_.data() + span.row * stride_ + head * D;
     float* probabilities = span.work->attentions ? span.attentions(layer * shape.n_head + head) : nullptr;
     kernels_.attention(out, stride_, q, qkv_stride_, keys, values, span.tokens, span.past, D, scale,
-                       probabilities, span.length(), scratch_[member].data.get());
+                       probabilities, span.length(), scratch_[member].data());
     if (pass.head_mask) {
       const float factor = pass.head_mask[layer * shape.n_head + head];
       for (int64_t t = 0; t < span.tokens; ++t) multiply_by(out + t * stride_, D, factor);
       if (probabilities) multiply_by(probabilities, span.tokens * span.length(), factor);
     }
     if (bfloat16_) {
-      auto* rounded = reinterpret_cast<BFloat16*>(normed_.data.get()) + span.row * stride_ + head * D;
+      auto* rounded = reinterpret_cast<BFloat16*>(normed_.data()) + span.row * stride_ + head * D;
       const bool ends_odd_row = head + 1 == shape.n_head && C % 2;
       for (int64_t t = 0; t < span.tokens; ++t) {
         bfloat16_->round(rounded + t * stride_, out + t * stride_, D);
@@ -380,7 +249,7 @@ void Forward::capture_hidden(const Pass& pass, int64_t layer, int member) {
     if (!span.work->hidden_states) continue;
     const Range range = share(span.tokens, 1, member, pool_.members());
     for (int64_t t = range.begin; t < range.end; ++t) {
-      std::copy_n(hidden_.data.get() + (span.row + t) * stride_, C, span.hidden_states(layer, C) + t * C);
+      std::copy_n(hidden_.data() + (span.row + t) * stride_, C, span.hidden_states(layer, C) + t * C);
     }
   }
 }
@@ -390,11 +259,11 @@ void Forward::head(const Pass& pass, int member) {
   const ModelShape& shape = model_.shape;
   const int64_t C = shape.n_embd;
   const int64_t wanted = static_cast<int64_t>(pass.logits_rows.size());
-  float* buffer = widened_[member].data.get();
-  const float* weight = as_floats(model_.ln_f.weight, 0, C, buffer);
-  const float* bias = as_floats(model_.ln_f.bias, 0, C, buffer + C);
+  float* buffer = widened_[member].data();
+  const float* weight = as_floats(kernels_, model_.ln_f.weight, 0, C, buffer);
+  const float* bias = as_floats(kernels_, model_.ln_f.bias, 0, C, buffer + C);
   const auto final_norm = [&](float* out, int64_t row) {
-    kernels_.layer_norm(out, hidden_.data.get() + row * stride_, weight, bias, model_.layer_norm_epsilon, C);
+    kernels_.layer_norm(out, hidden_.data() + row * stride_, weight, bias, model_.layer_norm_epsilon, C);
   };
   if (pass.hidden) {
     const Range range = share(pass.rows, 1, member, pool_.members());
@@ -410,32 +279,11 @@ void Forward::head(const Pass& pass, int member) {
   }
   if (wanted == 0) return;
   const bool alone = wanted <= kPrivateRows;
-  float* x = (alone ? private_normed_[member] : normed_).data.get();
+  float* x = (alone ? private_normed_[member] : normed_).data();
   const Range range = alone ? Range{0, wanted} : share(wanted, 1, member, pool_.members());
   for (int64_t i = range.begin; i < range.end; ++i) norm_row(x, pass.logits_rows[i], i, weight, bias, member);
   if (!alone) pool_.barrier();
-  project_words(pass.logits, x, stride_, wanted, member);
-}
-
-// The member's part of the vocabulary.
-void Forward::project_words(float* logits, const void* x, int64_t x_stride, int64_t rows, int member) {
-  const int64_t C = model_.shape.n_embd, V = model_.shape.vocab_size;
-  const Tensor& head = model_.lm_head;
-  if (head.dtype == Dtype::kInt8) {
-    const Epilogue plain{nullptr, Activation::kNone, /*add_to_out=*/false, /*round_out=*/false};
-    multiply_int8(logits, V, static_cast<const float*>(x), x_stride, int8_matrix(head, C, V), rows, plain,
-                  member);
-    return;
-  }
-  const Range words = share(V, 6, member, pool_.members());
-  if (bfloat16_) {
-    bfloat16_->project(logits, V, static_cast<const BFloat16*>(x), x_stride, head.data, rows, C, words.begin,
-                       words.end);
-  } else {
-    kernels_.reading(head.dtype)
-        .project(logits, V, static_cast<const float*>(x), x_stride, head.data, rows, C, words.begin,
-                 words.end);
-  }
+  products_.project(pass.logits, {x, stride_, wanted}, member);
 }
 
 void Forward::project(const float* states, int64_t rows, float* logits) {
@@ -447,13 +295,13 @@ void Forward::project(const float* states, int64_t rows, float* logits) {
     const void* x = states + done * C;
     int64_t x_stride = C;
     if (bfloat16_) {
-      auto* rounded = reinterpret_cast<BFloat16*>(normed_.data.get());
+      auto* rounded = reinterpret_cast<BFloat16*>(normed_.data());
       for (int64_t b = 0; b < count; ++b) round_row(rounded + b * stride_, states + (done + b) * C);
       x = rounded;
       x_stride = stride_;
     }
     pool_.run(pool_.size(),
-              [&](int member) { project_words(logits + done * V, x, x_stride, count, member); });
+              [&](int member) { products_.project(logits + done * V, {x, x_stride, count}, member); });
   }
 }
 

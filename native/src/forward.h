@@ -7,48 +7,13 @@
 #include <mutex>
 #include <vector>
 
-#include "bfloat16_kernels.h"
-#include "kernels.h"
+#include "aligned_buffer.h"
 #include "kv_cache.h"
+#include "model.h"
+#include "products.h"
 #include "thread_pool.h"
-#include "weights.h"
 
 namespace gpt2kit {
-
-struct Norm {
-  Tensor weight;  // (C)
-  Tensor bias;    // (C)
-};
-
-// A matrix as the checkpoint stores it, Conv1D, (in, out), or in 8 bits.
-struct Linear {
-  Tensor weight;  // (I, O)
-  Tensor bias;    // (O)
-};
-
-struct Block {
-  Norm ln_1;
-  Linear attn_c_attn;  // (C, 3C)
-  Linear attn_c_proj;  // (C, C)
-  Norm ln_2;
-  Linear mlp_c_fc;    // (C, n_inner)
-  Linear mlp_c_proj;  // (n_inner, C)
-};
-
-// Weights belong to somebody else, who keeps them alive and may change them between two runs. Each tensor has
-// a format of its own.
-struct Model {
-  ModelShape shape;
-  Activation activation;
-  float layer_norm_epsilon;
-  bool scale_attn_weights;
-  bool scale_attn_by_inverse_layer_idx;
-  Tensor wte;  // (V, C); in 8 bits a matrix (C, V)
-  Tensor wpe;  // (n_positions, C)
-  std::vector<Block> h;
-  Norm ln_f;
-  Tensor lm_head;  // as wte, which it is where the two are tied
-};
 
 enum class Rows { kNone, kLast, kAll };
 
@@ -88,17 +53,10 @@ class Forward {
   struct Pass;
 
   void run_pass(const Pass& pass, int member);
-  const float* as_floats(const Tensor& tensor, int64_t begin, int64_t n, float* buffer) const;
   void embed(const Pass& pass, int member);
-  const void* normalize(const Norm& norm, int64_t rows, int member);
-  void multiply(void* out, int64_t out_stride, const void* x, int64_t x_stride, const Linear& linear,
-                int64_t in_features, int64_t out_features, int64_t rows, Activation activation,
-                bool add_to_out, bool round_out, int member);
+  Activations normalize(const Norm& norm, int64_t rows, int member);
   void norm_row(void* out, int64_t row, int64_t out_row, const float* weight, const float* bias, int member);
   void round_row(BFloat16* out, const float* x) const;
-  void project_words(float* logits, const void* x, int64_t x_stride, int64_t rows, int member);
-  void multiply_int8(float* out, int64_t out_stride, const float* x, int64_t x_stride, const Int8Matrix& w,
-                     int64_t rows, const Epilogue& epilogue, int member);
   void attend(const Pass& pass, int64_t layer, int member);
   void head(const Pass& pass, int member);
   void capture_hidden(const Pass& pass, int64_t layer, int member);
@@ -108,21 +66,15 @@ class Forward {
   const Kernels& kernels_;
   const BFloat16Kernels* const bfloat16_;
   ThreadPool pool_;
+  Products products_;
   std::mutex mutex_;
 
   // Activations of one pass; strides in elements: floats, or where a product reads them and bfloat16_ is set,
   // values of bfloat16.
-  struct Buffer {
-    std::unique_ptr<float[], void (*)(float*)> data{nullptr, nullptr};
-    int64_t floats = 0;
-    float* reserve(int64_t wanted);  // 64-byte aligned
-  };
   int64_t stride_, qkv_stride_, inner_stride_;
   const int64_t weights_per_row_;
-  const bool uses_int8_;
-  Buffer hidden_, normed_, qkv_, attended_, inner_, sums_, int8_rows_;
-  std::vector<Buffer> private_normed_, private_int8_rows_, widened_,
-      scratch_;  // one for each member of the pool
+  AlignedBuffer hidden_, normed_, qkv_, attended_, inner_;
+  std::vector<AlignedBuffer> private_normed_, widened_, scratch_;  // one for each member of the pool
 };
 
 }  // namespace gpt2kit

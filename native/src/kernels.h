@@ -117,6 +117,14 @@ extern const Kernels kAvx512Kernels;
 extern const Kernels kAvx512VnniKernels;  // for int8; the rest is the same
 #endif
 
+// Values [begin, begin + n) of a tensor as float32: where they lie, or widened into the buffer.
+inline const float* as_floats(const Kernels& kernels, const Tensor& tensor, int64_t begin, int64_t n,
+                              float* buffer) {
+  if (tensor.dtype == Dtype::kFloat32) return static_cast<const float*>(tensor.at(begin));
+  kernels.reading(tensor.dtype).widen(buffer, tensor.at(begin), n);
+  return buffer;
+}
+
 // The best table for this processor, or the one that the environment variable GPT2KIT_ISA names
 // ("reference", "avx2", "avx512"). Throws std::runtime_error for an unknown or unsupported name.
 const Kernels& select_kernels(const char* isa_or_null);

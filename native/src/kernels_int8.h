@@ -37,6 +37,11 @@ struct Int8Matrix {
   const BFloat16* panel_scales(int64_t panel) const { return scales + panel * groups() * kInt8Panel; }
 };
 
+// The matrix of a tensor that is kInt8.
+inline Int8Matrix int8_matrix(const Tensor& tensor, int64_t in_features, int64_t out_features) {
+  return {static_cast<const uint8_t*>(tensor.data), tensor.scales, in_features, out_features};
+}
+
 // Rows of activations in 16 bits. Each four values lie in the order 0, 2, 1, 3: a line's even bytes meet the
 // first pair, its odd bytes the second.
 struct Int8Rows {

@@ -7,14 +7,9 @@
 #include <cstdint>
 
 #include "kernels.h"
+#include "model.h"
 
 namespace gpt2kit {
-
-struct ModelShape {
-  int64_t n_layer, n_head, n_embd, n_inner, n_positions, vocab_size;
-  int64_t head_size() const { return n_embd / n_head; }
-  int64_t padded_head_size() const { return (head_size() + 15) / 16 * 16; }
-};
 
 // Per layer and head: keys in blocks of 16 positions, [S/16][D][16], so that one register holds the
 // scores of 16 positions; values as rows [S][Dp]. Room for n_positions is reserved as address space;

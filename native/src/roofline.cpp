@@ -146,15 +146,15 @@ Loop choose_loop(Arithmetic arithmetic) {
 
 }  // namespace
 
-std::vector<double> read_bytes_per_s(const std::vector<Range>& ranges, int threads, int passes) {
+std::vector<double> read_bytes_per_s(const std::vector<Bytes>& ranges, int threads, int passes) {
   int64_t total = 0;
-  for (const Range& range : ranges) total += range.bytes;
+  for (const Bytes& range : ranges) total += range.bytes;
   std::vector<uint64_t> sums(threads);
   std::vector<double> found = seconds_of(threads, passes, [&](int member, int members) {
     const int64_t from = total * member / members, to = total * (member + 1) / members;
     int64_t position = 0;  // of the range's first byte among all
     uint64_t sum = 0;
-    for (const Range& range : ranges) {
+    for (const Bytes& range : ranges) {
       const int64_t begin = std::clamp<int64_t>(from - position, 0, range.bytes);
       const int64_t end = std::clamp<int64_t>(to - position, 0, range.bytes);
       sum += sum_words(static_cast<const char*>(range.data) + begin, end - begin);

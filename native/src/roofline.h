@@ -8,14 +8,14 @@
 
 namespace gpt2kit {
 
-struct Range {
+struct Bytes {
   const void* data;
   int64_t bytes;
 };
 
 // Bytes per second of each of `passes` readings of all ranges, in order, one after another; each thread reads
 // one run of consecutive bytes. A reading that is not counted comes first, so that pages are mapped.
-std::vector<double> read_bytes_per_s(const std::vector<Range>& ranges, int threads, int passes);
+std::vector<double> read_bytes_per_s(const std::vector<Bytes>& ranges, int threads, int passes);
 
 enum class Arithmetic {
   kFloat32,   // multiply-add in the widest registers there are

@@ -2,8 +2,10 @@
 
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -11,6 +13,17 @@
 #include <vector>
 
 namespace gpt2kit {
+
+// The part of [0, n) that a member works on, in whole multiples of `unit`.
+struct Range {
+  int64_t begin, end;
+};
+
+inline Range share(int64_t n, int64_t unit, int member, int members) {
+  const int64_t units = (n + unit - 1) / unit;
+  const auto bound = [&](int64_t m) { return std::min(n, units * m / members * unit); };
+  return {bound(member), bound(member + 1)};
+}
 
 class ThreadPool {
  public:
@@ -34,6 +47,9 @@ class ThreadPool {
 
  private:
   void work(int member);
+  template <typename Done>
+  void wait_until(const Done& done);
+  void wake_sleepers();
   bool is_forked() const;
 
   const int size_;
@@ -45,6 +61,7 @@ class ThreadPool {
   std::atomic<int> running_{0};
   std::atomic<int> arrived_{0};
   std::atomic<unsigned> phase_{0};
+  std::atomic<int> sleepers_{0};
   bool stopping_ = false;
 
   // Apart, so that a forked process can leave it behind: a condition variable is not destroyed while
