@@ -403,7 +403,7 @@ class NativeModel {
                       int64_t no_repeat_ngram_size, const std::vector<TokenIds>& bad_words_ids,
                       int64_t num_assistant_tokens, int64_t max_matching_ngram_size,
                       const NativeModel* assistant, bool is_constant_schedule,
-                      double assistant_confidence_threshold, int64_t max_rows,
+                      double assistant_confidence_threshold, const nb::object& clock, int64_t max_rows,
                       const nb::object& on_token) const {
     const ModelShape& shape = forward_->model().shape;
     const auto require = [](bool holds, const char* message) {
@@ -439,6 +439,12 @@ class NativeModel {
     options.speculation.draft = assistant ? assistant->forward_.get() : nullptr;
     options.speculation.min_probability = assistant_confidence_threshold;
     options.speculation.is_constant = is_constant_schedule;
+    if (!clock.is_none()) {
+      options.speculation.clock = [&clock] {
+        const nb::gil_scoped_acquire acquire;
+        return nb::cast<double>(clock());
+      };
+    }
     options.sampling.do_sample = do_sample;
     options.sampling.temperature = static_cast<float>(temperature);
     options.sampling.top_k = top_k;
@@ -550,7 +556,8 @@ void bind_engine(nb::module_& m) {
            "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "typical_p"_a, "epsilon_cutoff"_a,
            "eta_cutoff"_a, "repetition_penalty"_a, "no_repeat_ngram_size"_a, "bad_words_ids"_a,
            "num_assistant_tokens"_a, "max_matching_ngram_size"_a, "assistant"_a.none(),
-           "is_constant_schedule"_a, "assistant_confidence_threshold"_a, "max_rows"_a, "on_token"_a.none());
+           "is_constant_schedule"_a, "assistant_confidence_threshold"_a, "clock"_a.none(), "max_rows"_a,
+           "on_token"_a.none());
 
   m.def("coin", &coin, "seed"_a, "row"_a, "position"_a);
   m.def("supported_isas", [] {

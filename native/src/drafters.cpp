@@ -1,7 +1,6 @@
 #include "drafters.h"
 
 #include <algorithm>
-#include <chrono>
 #include <unordered_map>
 
 namespace gpt2kit {
@@ -81,14 +80,8 @@ void DraftModel::propose(std::vector<Wanted> growing, Chooser& chooser) {
       tokens += work.back().tokens;
     }
     logits_.resize(work.size() * V);
-    const auto begin = std::chrono::steady_clock::now();
+    const double begin = clock_();
     forward_.run(work, Rows::kLast, logits_.data(), nullptr);
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-    if (tokens <= 2 * static_cast<int64_t>(growing.size())) {
-      times_.add(tokens, seconds.count());
-    } else {
-      catching_up_s_ += seconds.count();
-    }
     std::vector<Wanted> still_growing;
     for (size_t i = 0; i < growing.size(); ++i) {
       Wanted& each = growing[i];
@@ -105,6 +98,12 @@ void DraftModel::propose(std::vector<Wanted> growing, Chooser& chooser) {
           (min_probability_ == 0 || chooser.probability() >= min_probability_)) {
         still_growing.push_back(each);
       }
+    }
+    const double seconds = clock_() - begin;
+    if (tokens <= 2 * static_cast<int64_t>(work.size())) {
+      times_.add(tokens, seconds);
+    } else {
+      catching_up_s_ += seconds;
     }
     growing = std::move(still_growing);
   }

@@ -29,8 +29,8 @@ Lookup look_up(const std::vector<int32_t>& text, int64_t max_ngram, int64_t num_
 class DraftModel {
  public:
   // A guess ends with the first token that is less probable than min_probability, and with an end token.
-  DraftModel(Forward& forward, double min_probability)
-      : forward_(forward), min_probability_(min_probability) {}
+  DraftModel(Forward& forward, double min_probability, const Clock& clock)
+      : forward_(forward), min_probability_(min_probability), clock_(clock) {}
 
   struct Wanted {
     Row* row;
@@ -52,6 +52,7 @@ class DraftModel {
 
   Forward& forward_;
   const double min_probability_;
+  const Clock& clock_;
   PassTimes times_;
   double catching_up_s_ = 0;
   std::vector<float> logits_;

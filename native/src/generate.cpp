@@ -1,7 +1,6 @@
 #include "generate.h"
 
 #include <algorithm>
-#include <chrono>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -134,14 +133,13 @@ class Generation {
       turn->logits = end;
       end += turn->num_choices() * shape_.vocab_size;
     }
-    const auto begin = std::chrono::steady_clock::now();
+    const double begin = speculation_ ? options_.speculation.clock() : 0;
     forward_.run(work, rows, logits, nullptr);
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     const auto has_one_choice_a_token = [](const Turn* turn) {
       return turn->work.tokens == turn->num_choices();
     };
     if (speculation_ && std::all_of(turns.begin(), turns.end(), has_one_choice_a_token)) {
-      speculation_->timed(num_tokens, seconds.count());
+      speculation_->timed(num_tokens, options_.speculation.clock() - begin);
     }
     return end;
   }

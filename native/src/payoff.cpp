@@ -11,8 +11,11 @@ namespace {
 // Measurements older than this many passes are forgotten, so that everything is tried again now and then.
 constexpr int64_t kFreshPasses = 64;
 
+// One pass may have been held up, two in a row hardly.
+constexpr int64_t kEnough = 2;
+
 // A pass of one more token is expected to take so much longer until both are measured.
-constexpr double kExpectedSlope = 0.04;
+constexpr double kExpectedSlope = 0.1;
 
 // A count weighs as much as the expectation, then more; what was counted long ago fades.
 constexpr double kExpectationWeight = 3;
@@ -42,36 +45,37 @@ bool PassTimes::is_fresh(const Measured& measured) const {
 bool PassTimes::knows(int64_t tokens) const {
   const auto end = measured_.upper_bound(tokens + tokens / 4);
   for (auto at = measured_.lower_bound(tokens - tokens / 4); at != end; ++at) {
-    if (is_fresh(at->second)) return true;
+    if (is_fresh(at->second) && at->second.count >= kEnough) return true;
   }
   return false;
 }
 
-// A line through the neighbours, or through the two ends for what lies outside.
+// A line through the neighbours, or through the two ends for what lies outside. More tokens never take less
+// time, so a pass that the machine held up stands corrected by a larger one that it did not.
 double PassTimes::estimate(int64_t tokens, double otherwise) const {
   using Point = std::pair<double, double>;  // tokens, seconds
-  const Point none{-1, 0};
-  Point least = none, below = none, above = none, most = none;
+  std::vector<Point> points;
   for (const auto& [measured_tokens, measured] : measured_) {
     if (!is_fresh(measured)) continue;
     const Point point{static_cast<double>(measured_tokens), measured.least()};
-    if (least == none) least = point;
-    if (measured_tokens <= tokens) below = point;
-    if (measured_tokens >= tokens && above == none) above = point;
-    most = point;
+    for (Point& smaller : points) smaller.second = std::min(smaller.second, point.second);
+    points.push_back(point);
   }
-  if (least == none) return otherwise;
+  if (points.empty()) return otherwise;
+  const Point least = points.front(), most = points.back();
   const auto x = static_cast<double>(tokens);
-  if (below != none && below.first == x) return below.second;
-  if (below != none && above != none) {
-    return below.second + (above.second - below.second) * (x - below.first) / (above.first - below.first);
+  const auto above = std::lower_bound(points.begin(), points.end(), Point{x, 0});
+  if (above != points.end() && (above->first == x || above != points.begin())) {
+    if (above->first == x) return above->second;
+    const Point below = *std::prev(above);
+    return below.second + (above->second - below.second) * (x - below.first) / (above->first - below.first);
   }
   double slope = kExpectedSlope * least.second / least.first;
   if (most.first > least.first) {
     slope = std::max(slope / 4, (most.second - least.second) / (most.first - least.first));
   }
-  if (below != none) return below.second + slope * (x - below.first);
-  return std::max(above.second / above.first * x, above.second - slope * (above.first - x));
+  if (above == points.end()) return most.second + slope * (x - most.first);
+  return std::max(least.second / least.first * x, least.second - slope * (least.first - x));
 }
 
 Chances::Chances(std::vector<double> expected) : counts_(expected.size()), expected_(std::move(expected)) {}

@@ -5,10 +5,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <vector>
 
 namespace gpt2kit {
+
+// Seconds since some moment.
+using Clock = std::function<double()>;
 
 // Seconds of a pass over so many tokens, learnt from passes as they run.
 class PassTimes {

@@ -1,21 +1,21 @@
 #include "speculation.h"
 
 #include <algorithm>
-#include <cmath>
+#include <chrono>
 
 namespace gpt2kit {
 namespace {
 
 // Guesses of a draft model cost time even to learn that they are wrong: this part of all time may be lost to
-// them, and two passes to begin with.
+// them, and a pass to begin with.
 constexpr double kMostLost = 0.015;
-constexpr double kFirstPasses = 2;
+constexpr double kFirstPasses = 1;
 
 // A text that repeats itself in one token may well do so by chance; in several it hardly does.
 std::vector<double> expected_of_lookup() {
   std::vector<double> expected{0};
   for (int64_t same = 1; same <= kMostEvidence; ++same)
-    expected.push_back(1 - 0.8 / static_cast<double>(same));
+    expected.push_back(1 - 0.9 / static_cast<double>(same));
   return expected;
 }
 
@@ -30,12 +30,17 @@ double num_weights(const ModelShape& shape) {
 
 }  // namespace
 
+double steady_seconds() {
+  const std::chrono::duration<double> since = std::chrono::steady_clock::now().time_since_epoch();
+  return since.count();
+}
+
 Speculation::Speculation(const SpeculationOptions& options, const ModelShape& model)
     : options_(options),
       n_positions_(model.n_positions),
       chances_(options.draft ? expected_of_draft() : expected_of_lookup()) {
   if (options.draft) {
-    draft_.emplace(*options.draft, options.min_probability);
+    draft_.emplace(*options.draft, options.min_probability, options_.clock);
     draft_share_ = num_weights(draft_->shape()) / num_weights(model);
   }
 }

@@ -14,14 +14,15 @@
 
 namespace gpt2kit {
 
+double steady_seconds();
+
 struct SpeculationOptions {
-  int64_t num_tokens = 0;  // the longest guess; 0 is never to guess
-  Forward* draft =
-      nullptr;  // the model that guesses, of the same vocabulary; null to look guesses up in the text
+  int64_t num_tokens = 0;      // the longest guess; 0 is never to guess
+  Forward* draft = nullptr;    // guesses, with the same vocabulary; null to look guesses up in the text
   int64_t max_ngram = 2;       // for looking up
-  double min_probability = 0;  // for a draft model: a guess ends with a token that is less probable
-  bool is_constant =
-      true;  // else guesses grow by 2 after one that was all right and shrink by 1 after others
+  double min_probability = 0;  // of a drafted token; a guess ends with the first that has less
+  bool is_constant = true;     // else a guess is 2 longer after one that was right, 1 shorter after others
+  Clock clock = steady_seconds;
 };
 
 class Speculation {

@@ -120,6 +120,7 @@ class NativeModel:
         assistant: NativeModel | None,
         is_constant_schedule: bool,
         assistant_confidence_threshold: float,
+        clock: Callable[[], float] | None,
         max_rows: int,
         on_token: Callable[[int, int, int], bool] | None,
     ) -> list[tuple[list[int], int, int]] | float: ...

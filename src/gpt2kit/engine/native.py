@@ -373,6 +373,7 @@ class NativeEngine:
             assistant=None if assistant is None else assistant._model,
             is_constant_schedule=guesses.is_constant_schedule,
             assistant_confidence_threshold=guesses.assistant_confidence_threshold,
+            clock=guesses.clock,
             max_rows=max_rows,
             on_token=on_token,
         )

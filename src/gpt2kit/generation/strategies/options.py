@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,7 @@ class Guesses:
     assistant: Engine | None
     is_constant_schedule: bool
     assistant_confidence_threshold: float
+    clock: Callable[[], float] | None = None  # in seconds, to see what pays; None is the machine's
 
 
 Strategy = Contrastive | Dola | Guessing | None
