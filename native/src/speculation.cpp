@@ -19,7 +19,7 @@ std::vector<double> expected_of_lookup() {
   return expected;
 }
 
-std::vector<double> expected_of_draft() { return std::vector<double>(kMostEvidence, 0.7); }
+std::vector<double> expected_of_draft() { return std::vector<double>(kMostEvidence, 0.9); }
 
 // The weights that a token meets.
 double num_weights(const ModelShape& shape) {
