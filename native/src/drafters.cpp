@@ -43,7 +43,7 @@ void DraftModel::start(const std::vector<Wanted>& wanted, const Chooser& chooser
   for (const Wanted& each : wanted) {
     RowGuesses& guesses = each.row->guesses;
     if (guesses.window.cache || !started.emplace(each.row->prompt, each.row).second) continue;
-    guesses.window.cache = std::make_shared<KvCache>(forward_.model().shape);
+    guesses.window.cache = std::make_shared<KvCache>(forward_.model().shape, forward_.model().kv_format);
     guesses.drafted = chooser.prompts()[each.row->prompt].token_ids;
     const Work prompt = guesses.window.pending(guesses.drafted, n_positions());
     work.push_back(prompt);

@@ -69,7 +69,7 @@ class Generation {
     const int64_t room = (options_.max_rows - num_running) / options_.num_return_sequences;
     int64_t joining = num_running ? room : std::max<int64_t>(1, room);
     for (; joining > 0 && next_prompt_ < static_cast<int64_t>(prompts_.size()); --joining, ++next_prompt_) {
-      Window window{std::make_shared<KvCache>(shape_), 0};
+      Window window{std::make_shared<KvCache>(shape_, forward_.model().kv_format), 0};
       active_.push_back({next_prompt_, 0, std::move(window), prompts_[next_prompt_].token_ids, {}});
     }
   }
