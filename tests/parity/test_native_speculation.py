@@ -48,10 +48,10 @@ def random_clock(rng: random.Random) -> Callable[[], float]:
     return ticks().__next__
 
 
-def make_engine(seed: int, **overrides: Any) -> NativeEngine:
+def make_engine(seed: int, kv_cache_dtype: Any = "float32", **overrides: Any) -> NativeEngine:
     options = {"n_positions": 48, "bos_token_id": 0, "eos_token_id": None} | overrides
     _, config, weights = random_model(seed, **options)
-    return NativeEngine(config, weights, threads=1)
+    return NativeEngine(config, weights, threads=1, kv_cache_dtype=kv_cache_dtype)
 
 
 def random_options(rng: random.Random, vocab_size: int) -> dict[str, Any]:
@@ -102,6 +102,7 @@ def test_guesses_change_no_token(seed: int, set_clock: Any) -> None:
     slides = seed % 3 == 0
     engine = make_engine(
         seed,
+        kv_cache_dtype=rng.choice(["float32", "bfloat16", "int8"]),
         vocab_size=rng.choice([3, 8, 40]),
         n_layer=5,
         n_positions=rng.choice([4, 13, 20]) if slides else 48,
