@@ -118,9 +118,15 @@ class NativeModel:
         repetition_penalty: float,
         no_repeat_ngram_size: int,
         bad_words_ids: Sequence[Sequence[int]],
+        num_assistant_tokens: int,
+        max_matching_ngram_size: int,
+        assistant: NativeModel | None,
+        is_constant_schedule: bool,
+        assistant_confidence_threshold: float,
+        clock: Callable[[], float] | None,
         max_rows: int,
         on_token: Callable[[int, int, int], bool] | None,
-    ) -> list[list[int]] | float: ...
+    ) -> list[tuple[list[int], int, int]] | float: ...
 
 def coin(seed: int, row: int, position: int) -> float: ...
 def supported_isas() -> list[str]: ...
