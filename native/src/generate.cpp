@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <utility>
 
 namespace gpt2kit {
@@ -12,6 +13,7 @@ struct Row {
   std::shared_ptr<KvCache> cache;
   std::vector<int32_t> token_ids;  // prompt and new ids
   int64_t start = 0;               // index of the first id that the cache holds
+  std::optional<NeededLogits> needed = std::nullopt;
 };
 
 // The ids that the cache has not seen yet. A text that outgrows n_positions is run again from a later start.
@@ -71,6 +73,13 @@ std::vector<std::vector<int32_t>> generate(Forward& forward, const std::vector<P
       active.push_back(
           {next_prompt, 0, std::make_shared<KvCache>(forward.model().shape), prompts[next_prompt].token_ids});
       work.push_back(pending(active.back(), n_positions));
+    }
+    for (size_t i = 0; i < active.size(); ++i) {
+      Row& row = active[i];
+      const Prompt& prompt = prompts[row.prompt];
+      const auto num_new = static_cast<int64_t>(row.token_ids.size() - prompt.token_ids.size());
+      row.needed = needed_logits(options.sampling, row.token_ids, num_new, prompt.min_new_tokens, V);
+      if (row.needed) work[i].needed = &*row.needed;
     }
     logits.resize(work.size() * static_cast<size_t>(V));
     forward.run(work, Rows::kLast, logits.data(), nullptr);

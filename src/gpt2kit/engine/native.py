@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 # One tensor of the weights. A matrix may be a PackedInt8; wte.weight and lm_head.weight then are (n_embd, vocabulary).
 WeightArray = npt.NDArray[np.float32] | npt.NDArray[np.float16] | BFloat16Array | PackedInt8
 
+# A head is scanned only where it has so many bytes, as a smaller one stays in the processor's cache, and only after so
+# many passes that could have used the copy of it, as making the copy takes the time that some 20 to 50 of them save.
+SCANNED_HEAD_BYTES = 1 << 24
+SCAN_AFTER_PASSES = 32
+
 # Names of activation_function that have a native kernel.
 ACTIVATIONS = frozenset(
     [
@@ -100,6 +105,25 @@ def _bits(name: str, array: WeightArray) -> dict[str, npt.NDArray[Any]]:
     return {name: array}
 
 
+def _head_numbers(weights: Mapping[str, WeightArray]) -> npt.NDArray[Any]:
+    """Give the array of the head's numbers, or of their bits."""
+    array = weights.get("lm_head.weight", weights["wte.weight"])
+    if isinstance(array, BFloat16Array):
+        return array.bits
+    return array.codes if isinstance(array, PackedInt8) else array
+
+
+def _scan_after(weights: Mapping[str, WeightArray]) -> int:
+    """Say after how many passes the head is scanned, -1 for never. Raises EngineError where it may change."""
+    numbers = _head_numbers(weights)
+    if numbers.flags.writeable:
+        raise EngineError(
+            "head_scan=True needs a head that never changes, and its array is writeable; set its flags.writeable to "
+            "False, or leave head_scan out"
+        )
+    return SCAN_AFTER_PASSES if numbers.nbytes >= SCANNED_HEAD_BYTES else -1
+
+
 class NativeEngine:
     """Runs a GPT-2 on the CPU over weights in float32, bfloat16, float16 or int8.
 
@@ -123,6 +147,7 @@ class NativeEngine:
         isa: str | None = None,
         compute: Literal["float32", "bfloat16"] = "float32",
         generation_config: GenerationConfig | None = None,
+        head_scan: bool = False,
     ) -> None:
         """Take weights under the checkpoint's names, without the prefix `transformer.`.
 
@@ -134,6 +159,9 @@ class NativeEngine:
         compute: "bfloat16" rounds activations before each product with a matrix. Prompts then take half the time on
             a processor with AVX512-BF16; all matrices but wpe must be bfloat16.
         generation_config: defaults for generate().
+        head_scan: let generate() keep a copy of the head in 8 bits and read that for each token, then only those rows
+            of the head whose logits may matter: the same ids, sooner, for a quarter of a float32 head's memory. The
+            head's weights must never change, so their array must not be writeable.
         Raises EngineError for a configuration that has no native implementation or an unusable argument.
         """
         _refuse_unsupported(config)
@@ -142,6 +170,7 @@ class NativeEngine:
         self._config = config
         self._weights = dict(weights)
         self._compute = compute
+        self._head_scan = head_scan
         self.generation_config = generation_config
         try:
             self._model = _native.NativeModel(
@@ -161,6 +190,7 @@ class NativeEngine:
                 threads=threads if threads is not None else available_threads(),
                 isa=isa,
                 compute=compute,
+                head_scan_after=_scan_after(self._weights) if head_scan else -1,
             )
         except (ValueError, TypeError, RuntimeError) as error:
             raise EngineError(str(error)) from error
@@ -176,6 +206,7 @@ class NativeEngine:
         isa: str | None = None,
         compute: Literal["float32", "bfloat16"] = "float32",
         generation_config: GenerationConfig | None = None,
+        head_scan: bool = True,
     ) -> NativeEngine:
         """Use a checkpoint's weights.
 
@@ -183,7 +214,7 @@ class NativeEngine:
             those that are stored otherwise, once.
         quant: "int8" holds every matrix, the embeddings and the head among them, in 8 bits; it needs dtype "auto".
             A packed folder has its format already.
-        threads, isa, compute, generation_config: as for NativeEngine.
+        threads, isa, compute, generation_config, head_scan: as for NativeEngine.
         """
         _refuse_unsupported(checkpoint.config)
         names = [
@@ -193,13 +224,17 @@ class NativeEngine:
         ]
         if checkpoint.config.tie_word_embeddings and "lm_head.weight" in names:
             names.remove("lm_head.weight")
+        weights = native_weights(checkpoint, names, dtype, quant)
+        if head_scan:
+            _head_numbers(weights).flags.writeable = False  # those of the file are not anyway
         return cls(
             checkpoint.config,
-            native_weights(checkpoint, names, dtype, quant),
+            weights,
             threads=threads,
             isa=isa,
             compute=compute,
             generation_config=generation_config,
+            head_scan=head_scan,
         )
 
     @property
@@ -235,6 +270,15 @@ class NativeEngine:
         return {
             key: part for name, array in self._weights.items() for key, part in _bits(name, array).items()
         }
+
+    @property
+    def head_scan_counts(self) -> dict[str, int]:
+        """What the scan of the head has done so far.
+
+        rows: for how many tokens; logits: how many were computed for them; full_shares: how often a thread computed
+        all of its share, as too many might matter; bytes: of the copy, 0 as long as there is none.
+        """
+        return self._model.head_scan_counts()
 
     def new_sequence(self) -> _native.KvSequence:
         """Return an empty sequence with room for n_positions tokens; memory is taken as it fills."""
@@ -311,7 +355,14 @@ class NativeEngine:
     def first_layers(self, n_layer: int) -> NativeEngine:
         """Return an engine of the first n_layer blocks, the last norm and the head, over the same weights."""
         config = shallower(self._config, n_layer)
-        return NativeEngine(config, self._weights, threads=self.threads, isa=self.isa, compute=self._compute)
+        return NativeEngine(
+            config,
+            self._weights,
+            threads=self.threads,
+            isa=self.isa,
+            compute=self._compute,
+            head_scan=self._head_scan,
+        )
 
     def generate(
         self,
