@@ -16,6 +16,7 @@ constexpr int64_t kMostRows = 4;  // more rows share what a full reading costs
 // Where more than one logit in so many may be needed, all are computed.
 constexpr int64_t kFewOf = 16;
 constexpr int64_t kLeastPause = 8, kMostPause = 256;  // passes without a scan, after scans that did not pay
+constexpr int kSums = 8;             // that are added up side by side
 constexpr int64_t kBlock = 64;                        // words that are looked at together
 
 // The largest magnitude; a NaN if there is one.
@@ -145,16 +146,21 @@ void HeadScan::build_word(const float* values, int64_t v) {
     // In units of the scale. A quotient is off by 127 u < 2^-17 at most, the norm of 64 of them by 2^-14;
     // sums of 64 squares are off by 2^-18 of them.
     constexpr float kToInteger = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to an integer
-    constexpr int kSums = 8;
+    float quotients[kInt8Group], rounded[kInt8Group];
     uint8_t group_codes[kInt8Group];
+    for (int64_t i = 0; i < kInt8Group; ++i) {
+      quotients[i] = group[i] / scale;
+      rounded[i] = (quotients[i] + kToInteger) - kToInteger;
+    }
+    for (int64_t i = 0; i < kInt8Group; ++i) {
+      group_codes[i] = static_cast<uint8_t>(static_cast<int32_t>(rounded[i]) + 128);
+    }
     float error_sums[kSums] = {}, sums[kSums] = {};
     for (int64_t i = 0; i < kInt8Group; i += kSums) {
       for (int j = 0; j < kSums; ++j) {
-        const float quotient = group[i + j] / scale;
-        const float code = (quotient + kToInteger) - kToInteger;
-        group_codes[i + j] = static_cast<uint8_t>(static_cast<int32_t>(code) + 128);
-        error_sums[j] += (quotient - code) * (quotient - code);
-        sums[j] += quotient * quotient;
+        const float error = quotients[i + j] - rounded[i + j];
+        error_sums[j] += error * error;
+        sums[j] += quotients[i + j] * quotients[i + j];
       }
     }
     for (int64_t i = 0; i < kInt8Group; i += kInt8LineInputs) {
