@@ -96,6 +96,14 @@ Activation activation_from(const std::string& name) {
   throw nb::value_error(("activation_function '" + name + "' has no native kernel; it has " + known).c_str());
 }
 
+KvFormat kv_format_from(const std::string& name) {
+  if (name == "float32") return KvFormat::kFloat32;
+  if (name == "bfloat16") return KvFormat::kBFloat16;
+  if (name == "int8") return KvFormat::kInt8;
+  throw nb::value_error(
+      ("kv_cache_dtype is '" + name + "'; it must be 'float32', 'bfloat16' or 'int8'").c_str());
+}
+
 class KvSequence {
  public:
   KvSequence(std::shared_ptr<Forward> forward, std::shared_ptr<KvCache> cache)
@@ -121,7 +129,10 @@ class KvSequence {
     cache->truncate(length);
   }
 
-  // (keys, values), each (n_layer, n_head, length, D): copies.
+  // What the keys and values take.
+  int64_t nbytes() const { return cache_ ? cache_->bytes() : 0; }
+
+  // (keys, values), each (n_layer, n_head, length, D): copies, in float32.
   nb::tuple keys_values() const {
     const std::shared_ptr<KvCache> cache = checked("read");
     const ModelShape& model = forward_->model().shape;
@@ -129,7 +140,7 @@ class KvSequence {
     NewArray keys(shape), values(shape);
     {
       const nb::gil_scoped_release release;
-      cache->copy_out(keys.data(), values.data());
+      cache->copy_out(forward_->kernels().attending(cache->format()), keys.data(), values.data());
     }
     return nb::make_tuple(keys.to_numpy(), values.to_numpy());
   }
@@ -152,7 +163,7 @@ class NativeModel {
               int64_t vocab_size, const std::string& activation_function, float layer_norm_epsilon,
               bool scale_attn_weights, bool scale_attn_by_inverse_layer_idx, const nb::dict& weights,
               int threads, std::optional<std::string> isa, const std::string& compute,
-              int64_t head_scan_after) {
+              const std::string& kv_cache_dtype, int64_t head_scan_after) {
     constexpr int64_t kLimit = int64_t{1} << 24;
     const auto check = [](const char* name, int64_t value, int64_t limit) {
       if (value < 1 || value > limit) {
@@ -180,6 +191,7 @@ class NativeModel {
     model.layer_norm_epsilon = layer_norm_epsilon;
     model.scale_attn_weights = scale_attn_weights;
     model.scale_attn_by_inverse_layer_idx = scale_attn_by_inverse_layer_idx;
+    model.kv_format = kv_format_from(kv_cache_dtype);
 
     const auto tensor = [&](const std::string& name, std::initializer_list<int64_t> shape) {
       if (!weights.contains(name.c_str()))
@@ -273,7 +285,7 @@ class NativeModel {
     forward_ = std::make_shared<Forward>(std::move(model), threads, kernels, bfloat16, head_scan_after);
   }
 
-  KvSequence new_sequence() const { return {forward_, std::make_shared<KvCache>(forward_->model().shape)}; }
+  KvSequence new_sequence() const { return {forward_, new_cache()}; }
 
   // A sequence that holds copies of keys and values, each (n_layer, n_head, S, D).
   KvSequence new_sequence_from(const FloatArray& keys, const FloatArray& values) const {
@@ -297,10 +309,11 @@ class NativeModel {
                              "; both must have the same")
                                 .c_str());
     }
-    auto cache = std::make_shared<KvCache>(shape);
+    auto cache = new_cache();
     {
       const nb::gil_scoped_release release;
-      cache->copy_in(keys.data(), values.data(), static_cast<int64_t>(keys.shape(2)));
+      cache->copy_in(forward_->kernels().attending(cache->format()), keys.data(), values.data(),
+                     static_cast<int64_t>(keys.shape(2)));
     }
     return {forward_, std::move(cache)};
   }
@@ -491,6 +504,10 @@ class NativeModel {
   }
 
  private:
+  std::shared_ptr<KvCache> new_cache() const {
+    return std::make_shared<KvCache>(forward_->model().shape, forward_->model().kv_format);
+  }
+
   // Room for the logits of states, which must have the shape (rows, C).
   NewArray logits_of(const FloatArray& states) const {
     const ModelShape& shape = forward_->model().shape;
@@ -526,7 +543,7 @@ class NativeModel {
 
   std::vector<AnyArray> keep_alive_;  // declared first, so that it goes last
   std::shared_ptr<Forward> forward_;
-};
+};  // namespace
 
 }  // namespace
 
@@ -534,6 +551,7 @@ void bind_engine(nb::module_& m) {
   nb::class_<KvSequence>(m, "KvSequence")
       .def_prop_ro("length", &KvSequence::length)
       .def_prop_ro("is_free", &KvSequence::is_free)
+      .def_prop_ro("nbytes", &KvSequence::nbytes)
       .def("keys_values", &KvSequence::keys_values)
       .def("fork", &KvSequence::fork)
       .def("truncate", &KvSequence::truncate, "length"_a)
@@ -541,11 +559,12 @@ void bind_engine(nb::module_& m) {
 
   nb::class_<NativeModel>(m, "NativeModel")
       .def(nb::init<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const std::string&, float, bool,
-                    bool, const nb::dict&, int, std::optional<std::string>, const std::string&, int64_t>(),
+                    bool, const nb::dict&, int, std::optional<std::string>, const std::string&,
+                    const std::string&, int64_t>(),
            "n_layer"_a, "n_head"_a, "n_embd"_a, "n_inner"_a, "n_positions"_a, "vocab_size"_a,
            "activation_function"_a, "layer_norm_epsilon"_a, "scale_attn_weights"_a,
            "scale_attn_by_inverse_layer_idx"_a, "weights"_a, "threads"_a, "isa"_a = nb::none(),
-           "compute"_a = "float32", "head_scan_after"_a = -1)
+           "compute"_a = "float32", "kv_cache_dtype"_a = "float32", "head_scan_after"_a = -1)
       .def_prop_ro("isa", &NativeModel::isa)
       .def_prop_ro("threads", &NativeModel::threads)
       .def("head_scan_counts", &NativeModel::head_scan_counts)

@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <functional>
 #include <limits>
+
+#include "pack_int8.h"
 
 namespace gpt2kit {
 namespace {
@@ -16,29 +17,7 @@ constexpr int64_t kMostRows = 4;  // more rows share what a full reading costs
 // Where more than one logit in so many may be needed, all are computed.
 constexpr int64_t kFewOf = 16;
 constexpr int64_t kLeastPause = 8, kMostPause = 256;  // passes without a scan, after scans that did not pay
-constexpr int kSums = 8;             // that are added up side by side
 constexpr int64_t kBlock = 64;                        // words that are looked at together
-
-// The largest magnitude; a NaN if there is one.
-float largest_of(const float* values, int64_t n) {
-  int32_t largest = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    int32_t bits;
-    std::memcpy(&bits, values + i, 4);
-    bits &= 0x7fffffff;
-    largest = bits > largest ? bits : largest;
-  }
-  return float_from_bits(static_cast<uint32_t>(largest));
-}
-
-// A number that is not negative, rounded up to bfloat16.
-BFloat16 round_up(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  return {static_cast<uint16_t>((bits + 0xffffu) >> 16)};
-}
-
-float norm_from_squares(double squares) { return static_cast<float>(std::sqrt(squares) * (1 + 0x1p-20)); }
 
 // Whether test(v) for a v of [begin, end), the loop being one that compilers turn into registers of numbers.
 template <typename Test>
@@ -100,87 +79,31 @@ bool HeadScan::prepare(const std::vector<const NeededLogits*>& needed) {
 
 bool HeadScan::is_built() {
   if (copy_) return true;
-  const int64_t panels = int8_panels(vocab_size_) * int8_groups(channels_) * kInt8Panel;
+  const int64_t groups = int8_panels(vocab_size_) * int8_groups(channels_) * kInt8Panel;
   const auto V = static_cast<size_t>(vocab_size_);
   try {
-    copy_.emplace(Copy{HugeBuffer(panels * kInt8Group), HugeBuffer(panels * 2), std::vector<float>(V),
+    copy_.emplace(Copy{HugeBuffer(groups * kInt8Group), HugeBuffer(groups * 2), std::vector<float>(V),
                        std::vector<float>(V)});
   } catch (const std::bad_alloc&) {  // it saves time, no more
     is_on_ = false;
     return false;
   }
-  pool_.run(pool_.size(), [this](int member) { build(member); });
+  const FloatMatrix matrix{head_, channels_, vocab_size_, /*is_transposed=*/true};
+  const Int8Norms norms{copy_->norms.data(), copy_->errors.data()};
+  auto* codes = static_cast<uint8_t*>(copy_->codes.data());
+  auto* scales = static_cast<BFloat16*>(copy_->scales.data());
+  if (!pack_int8(codes, scales, matrix, kernels_, pool_.size(), &norms)) {  // weights that are no numbers
+    copy_.reset();
+    is_on_ = false;
+    return false;
+  }
+  for (size_t v = 0; v < V; ++v) {
+    float &error = copy_->errors[v], &norm = copy_->norms[v];
+    const bool is_bounded = norm < kMostNorm;
+    norm = is_bounded ? (norm + error) * (1 + 0x1p-20f) : 0.0f;
+    if (!is_bounded) error = kInfinity;
+  }
   return true;
-}
-
-void HeadScan::build(int member) {
-  const Range range = share(int8_panels(vocab_size_) * kInt8Panel, kInt8Panel, member, pool_.members());
-  std::vector<float> buffer(static_cast<size_t>(channels_));
-  for (int64_t v = range.begin; v < range.end; ++v) {
-    if (v < vocab_size_) {
-      build_word(as_floats(kernels_, head_, v * channels_, channels_, buffer.data()), v);
-    } else {  // what fills the last panel
-      std::fill(buffer.begin(), buffer.end(), 0.0f);
-      build_word(buffer.data(), v);
-    }
-  }
-}
-
-void HeadScan::build_word(const float* values, int64_t v) {
-  const int64_t groups = int8_groups(channels_), panel = v / kInt8Panel, lane = v % kInt8Panel;
-  auto* codes = static_cast<uint8_t*>(copy_->codes.data()) + panel * groups * kInt8Group * kInt8Panel +
-                lane * kInt8LineInputs;
-  auto* scales = static_cast<BFloat16*>(copy_->scales.data()) + panel * groups * kInt8Panel + lane;
-  const bool is_usable = largest_of(values, channels_) < kMostNorm;  // not so for NaN
-  double error_squares = 0, squares = 0;
-  for (int64_t g = 0; g < groups; ++g) {
-    const int64_t n = std::min(kInt8Group, channels_ - g * kInt8Group);
-    float group[kInt8Group] = {};
-    if (is_usable) std::copy_n(values + g * kInt8Group, n, group);
-    const float largest = largest_of(group, kInt8Group);
-    const bool is_scaled = largest >= kInt8Least;
-    const BFloat16 scale_bits = is_scaled ? round_up(largest / 127.0f) : BFloat16{0};
-    const float scale = is_scaled ? widen(scale_bits) : kInfinity;
-    scales[g * kInt8Panel] = scale_bits;
-
-    // In units of the scale. A quotient is off by 127 u < 2^-17 at most, the norm of 64 of them by 2^-14;
-    // sums of 64 squares are off by 2^-18 of them.
-    constexpr float kToInteger = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to an integer
-    float quotients[kInt8Group], rounded[kInt8Group];
-    uint8_t group_codes[kInt8Group];
-    for (int64_t i = 0; i < kInt8Group; ++i) {
-      quotients[i] = group[i] / scale;
-      rounded[i] = (quotients[i] + kToInteger) - kToInteger;
-    }
-    for (int64_t i = 0; i < kInt8Group; ++i) {
-      group_codes[i] = static_cast<uint8_t>(static_cast<int32_t>(rounded[i]) + 128);
-    }
-    float error_sums[kSums] = {}, sums[kSums] = {};
-    for (int64_t i = 0; i < kInt8Group; i += kSums) {
-      for (int j = 0; j < kSums; ++j) {
-        const float error = quotients[i + j] - rounded[i + j];
-        error_sums[j] += error * error;
-        sums[j] += quotients[i + j] * quotients[i + j];
-      }
-    }
-    for (int64_t i = 0; i < kInt8Group; i += kInt8LineInputs) {
-      const int64_t line = (g * kInt8Group + i) / kInt8LineInputs;
-      std::memcpy(codes + line * kInt8LineBytes, group_codes + i, kInt8LineInputs);
-    }
-    const auto norm = [&](const float* parts) {
-      if (!is_scaled) return 8.0 * largest;  // of the weights, and of what is missing from the copy
-      double sum = 0;
-      for (int j = 0; j < kSums; ++j) sum += parts[j];
-      return (std::sqrt(sum) * (1 + 0x1p-16) + 0x1p-13) * scale;
-    };
-    error_squares += norm(error_sums) * norm(error_sums);
-    squares += norm(sums) * norm(sums);
-  }
-  if (v >= vocab_size_) return;
-  const float error = norm_from_squares(error_squares), length = norm_from_squares(squares);
-  const bool is_bounded = is_usable && length < kMostNorm;
-  copy_->errors[v] = is_bounded ? error : kInfinity;
-  copy_->norms[v] = is_bounded ? (length + error) * (1 + 0x1p-20f) : 0.0f;
 }
 
 // ---- the scan ----

@@ -79,8 +79,6 @@ class HeadScan {
   };
 
   bool is_built();
-  void build(int member);
-  void build_word(const float* values, int64_t v);
   void bound_rows(float* upper, const float* x, int64_t x_stride, int64_t rows, Range range,
                   Member& own) const;
   Int8Rows integers(Member& own, int64_t rows) const;

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from gpt2kit.checkpoint import Checkpoint, open_checkpoint
 from gpt2kit.checkpoint.dtypes import DTYPE_OPTIONS
 from gpt2kit.config import GenerationConfig, GPT2Config
-from gpt2kit.engine.native import NativeEngine, unsupported_reason
+from gpt2kit.engine.native import KvCacheDtype, NativeEngine, unsupported_reason
 from gpt2kit.engine.quantize import check_quant
 from gpt2kit.errors import EngineError, MissingDependencyError
 from gpt2kit.generation.protocol import Engine
@@ -25,7 +25,9 @@ def load_engine(
     threads: int | None = None,
     engine: Literal["auto", "native", "torch"] = "auto",
     *,
+    quant_cache: bool = True,
     compute: Literal["float32", "bfloat16"] | None = None,
+    kv_cache_dtype: KvCacheDtype | None = None,
     device: str | int | None = None,
     head_scan: bool | None = None,
     **checkpoint_options: Any,
@@ -40,8 +42,12 @@ def load_engine(
         bits, which takes a quarter of the memory and of the time of float32 for a token. Needs dtype "auto".
     threads: for the native engine, by default every processor that the process may use.
     engine: "native" (C++, CPU), "torch", or "auto": native unless the device or the model forbids it.
+    quant_cache: keep what quant makes of a large model for the next load, in a folder that the environment variable
+        GPT2KIT_CACHE names or, set to "off", denies; see docs/quantization.md.
     compute: for the native engine: "float32", its default, or "bfloat16", which rounds activations before each
         product with a matrix and needs dtype="bfloat16" or a file that is; see NativeEngine.
+    kv_cache_dtype: for the native engine: what keys and values are kept in, "float32", its default, "bfloat16" or
+        "int8".
     head_scan: for the native engine: False to do without the copy of the head in 8 bits by which generate() finds the
         same ids sooner, once it has made some 30 tokens; see NativeEngine.
     device: None or "cpu" for the CPU; anything else is a torch device and needs the torch engine.
@@ -60,8 +66,10 @@ def load_engine(
             checkpoint,
             dtype=dtype,
             quant=quant,
+            quant_cache=quant_cache,
             threads=threads,
             compute=compute if compute is not None else "float32",
+            kv_cache_dtype=kv_cache_dtype if kv_cache_dtype is not None else "float32",
             generation_config=generation_config,
             head_scan=head_scan is not False,
         )
@@ -80,6 +88,10 @@ def load_engine(
         raise EngineError("head_scan is for the native engine; leave it out for the torch engine")
     if compute is not None:
         raise EngineError("compute is for the native engine; the torch engine computes in dtype")
+    if kv_cache_dtype is not None:
+        raise EngineError(
+            "kv_cache_dtype is for the native engine; the torch engine keeps keys and values in dtype"
+        )
     return TorchEngine.from_checkpoint(
         checkpoint,
         dtype=dtype,

@@ -8,28 +8,32 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from gpt2kit import _native
 from gpt2kit.checkpoint import BFloat16Array
+from gpt2kit.checkpoint.packed import PackedInt8
 from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.config.packed import packed_format
 from gpt2kit.engine.quantize import is_matrix, native_weights
 from gpt2kit.errors import EngineError, GenerationError
 from gpt2kit.generation import generate
 from gpt2kit.generation.protocol import Output, Sequence
-from gpt2kit.generation.sampling import no_choice_message
-from gpt2kit.quant.int8 import PackedInt8
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from gpt2kit.checkpoint import Checkpoint
     from gpt2kit.generation.options import Options
 
-# One tensor of the weights. A matrix may be a PackedInt8; wte.weight and lm_head.weight then are (n_embd, vocabulary).
-WeightArray = npt.NDArray[np.float32] | npt.NDArray[np.float16] | BFloat16Array | PackedInt8
+# One tensor of the weights; a memoryview holds float32. A matrix may be a PackedInt8; wte.weight and lm_head.weight
+# then are (n_embd, vocabulary). In quotes, since a packed folder runs without numpy.
+WeightArray: TypeAlias = (
+    "npt.NDArray[np.float32] | npt.NDArray[np.float16] | memoryview | BFloat16Array | PackedInt8"
+)
+
+KvCacheDtype = Literal["float32", "bfloat16", "int8"]
 
 # A head is scanned only where it has so many bytes, as a smaller one stays in the processor's cache, and only after so
 # many passes that could have used the copy of it, as making the copy takes the time that some 20 to 50 of them save.
@@ -91,37 +95,47 @@ def shallower(config: GPT2Config, n_layer: int) -> GPT2Config:
     return found
 
 
-def _bits(name: str, array: WeightArray) -> dict[str, npt.NDArray[Any]]:
+def _bits(name: str, array: WeightArray) -> dict[str, npt.NDArray[Any] | memoryview]:
     """Give what the core reads: bfloat16 goes as uint16, which therefore may come from BFloat16Array only."""
     if isinstance(array, BFloat16Array):
         return {name: array.bits}
     if isinstance(array, PackedInt8):
         return {name: array.codes, f"{name}.scales": array.scales}
-    if isinstance(array, np.ndarray) and array.dtype not in (np.float32, np.float16):
+    dtype = getattr(array, "dtype", "float32")  # the core knows the formats of other buffers
+    if dtype not in ("float32", "float16"):
         raise TypeError(
-            f"tensor {name!r} must be a C-contiguous array of float32, float16 or bfloat16, not {array.dtype}; "
+            f"tensor {name!r} must be a C-contiguous array of float32, float16 or bfloat16, not {dtype}; "
             "wrap the bits of bfloat16 in a BFloat16Array"
         )
     return {name: array}
 
 
-def _head_numbers(weights: Mapping[str, WeightArray]) -> npt.NDArray[Any]:
-    """Give the array of the head's numbers, or of their bits."""
-    array = weights.get("lm_head.weight", weights["wte.weight"])
+def _head_numbers(weights: Mapping[str, WeightArray]) -> Any:
+    """Give the array of the head's numbers, or of their bits; None for those of int8, which are not scanned."""
+    array = weights.get("lm_head.weight", weights.get("wte.weight"))
     if isinstance(array, BFloat16Array):
         return array.bits
-    return array.codes if isinstance(array, PackedInt8) else array
+    return None if isinstance(array, PackedInt8) else array
+
+
+def _freeze_head(weights: Mapping[str, WeightArray]) -> None:
+    """See to it that the head does not change; where it lies in a file it cannot anyway."""
+    numbers = _head_numbers(weights)
+    if numbers is not None and not memoryview(numbers).readonly:
+        numbers.flags.writeable = False
 
 
 def _scan_after(weights: Mapping[str, WeightArray]) -> int:
     """Say after how many passes the head is scanned, -1 for never. Raises EngineError where it may change."""
     numbers = _head_numbers(weights)
-    if numbers.flags.writeable:
+    if numbers is None:
+        return -1
+    if not memoryview(numbers).readonly:
         raise EngineError(
             "head_scan=True needs a head that never changes, and its array is writeable; set its flags.writeable to "
             "False, or leave head_scan out"
         )
-    return SCAN_AFTER_PASSES if numbers.nbytes >= SCANNED_HEAD_BYTES else -1
+    return SCAN_AFTER_PASSES if memoryview(numbers).nbytes >= SCANNED_HEAD_BYTES else -1
 
 
 class NativeEngine:
@@ -146,6 +160,7 @@ class NativeEngine:
         threads: int | None = None,
         isa: str | None = None,
         compute: Literal["float32", "bfloat16"] = "float32",
+        kv_cache_dtype: KvCacheDtype = "float32",
         generation_config: GenerationConfig | None = None,
         head_scan: bool = False,
     ) -> None:
@@ -158,6 +173,9 @@ class NativeEngine:
         isa: "reference", "avx2" or "avx512" to force one; by default GPT2KIT_ISA, else the best there is.
         compute: "bfloat16" rounds activations before each product with a matrix. Prompts then take half the time on
             a processor with AVX512-BF16; all matrices but wpe must be bfloat16.
+        kv_cache_dtype: what keys and values are kept in. "bfloat16" takes half of the memory and "int8", with a scale
+            for each token and head, some 27 %; attention reads that much less. It computes in float32 over what the
+            cache holds, tokens of the same call included, so results depend on nothing else.
         generation_config: defaults for generate().
         head_scan: let generate() keep a copy of the head in 8 bits and read that for each token, then only those rows
             of the head whose logits may matter: the same ids, sooner, for a quarter of a float32 head's memory. The
@@ -171,6 +189,7 @@ class NativeEngine:
         self._weights = dict(weights)
         self._compute = compute
         self._head_scan = head_scan
+        self._kv_cache_dtype: KvCacheDtype = kv_cache_dtype
         self.generation_config = generation_config
         try:
             self._model = _native.NativeModel(
@@ -191,6 +210,7 @@ class NativeEngine:
                 isa=isa,
                 compute=compute,
                 head_scan_after=_scan_after(self._weights) if head_scan else -1,
+                kv_cache_dtype=kv_cache_dtype,
             )
         except (ValueError, TypeError, RuntimeError) as error:
             raise EngineError(str(error)) from error
@@ -202,9 +222,11 @@ class NativeEngine:
         *,
         dtype: str = "auto",
         quant: str | None = None,
+        quant_cache: bool = True,
         threads: int | None = None,
         isa: str | None = None,
         compute: Literal["float32", "bfloat16"] = "float32",
+        kv_cache_dtype: KvCacheDtype = "float32",
         generation_config: GenerationConfig | None = None,
         head_scan: bool = True,
     ) -> NativeEngine:
@@ -214,7 +236,8 @@ class NativeEngine:
             those that are stored otherwise, once.
         quant: "int8" holds every matrix, the embeddings and the head among them, in 8 bits; it needs dtype "auto".
             A packed folder has its format already.
-        threads, isa, compute, generation_config, head_scan: as for NativeEngine.
+        quant_cache: as for load_engine.
+        threads, isa, compute, kv_cache_dtype, generation_config, head_scan: as for NativeEngine.
         """
         _refuse_unsupported(checkpoint.config)
         names = [
@@ -224,15 +247,17 @@ class NativeEngine:
         ]
         if checkpoint.config.tie_word_embeddings and "lm_head.weight" in names:
             names.remove("lm_head.weight")
-        weights = native_weights(checkpoint, names, dtype, quant)
+        num_threads = threads if threads is not None else available_threads()
+        weights = native_weights(checkpoint, names, dtype, quant, quant_cache=quant_cache, threads=num_threads)
         if head_scan:
-            _head_numbers(weights).flags.writeable = False  # those of the file are not anyway
+            _freeze_head(weights)
         return cls(
             checkpoint.config,
             weights,
             threads=threads,
             isa=isa,
             compute=compute,
+            kv_cache_dtype=kv_cache_dtype,
             generation_config=generation_config,
             head_scan=head_scan,
         )
@@ -253,6 +278,11 @@ class NativeEngine:
         return self._compute
 
     @property
+    def kv_cache_dtype(self) -> KvCacheDtype:
+        """What keys and values are kept in."""
+        return self._kv_cache_dtype
+
+    @property
     def quant(self) -> str | None:
         """The format of the matrices: "int8", "mixed" where only some are in it, or None."""
         matrices = [array for name, array in self._weights.items() if is_matrix(name)]
@@ -267,8 +297,12 @@ class NativeEngine:
     @property
     def weights(self) -> dict[str, npt.NDArray[Any]]:
         """The arrays that are read, by name; those in bfloat16 as their bits, those in int8 with their scales."""
+        import numpy as np
+
         return {
-            key: part for name, array in self._weights.items() for key, part in _bits(name, array).items()
+            key: np.asarray(part)
+            for name, array in self._weights.items()
+            for key, part in _bits(name, array).items()
         }
 
     @property
@@ -288,8 +322,11 @@ class NativeEngine:
         """Return a sequence that starts with copies of the keys and values of S tokens.
 
         Both (n_layer, n_head, S, n_embd / n_head), as a sequence's keys_values() gives them and as torch's caches
-        hold them for one text. Raises EngineError for another shape.
+        hold them for one text; rounded to kv_cache_dtype, which changes nothing in what keys_values() gave.
+        Raises EngineError for another shape.
         """
+        import numpy as np
+
         try:
             return self._model.new_sequence_from(
                 np.ascontiguousarray(keys, np.float32), np.ascontiguousarray(values, np.float32)
@@ -313,6 +350,8 @@ class NativeEngine:
         Raises EngineError for ids out of range, too many tokens, a head_mask of another shape, or a sequence
         that is freed, foreign or used twice; then no sequence has changed.
         """
+        import numpy as np
+
         lengths = [len(ids) for _, ids in work]
         try:
             mask = None if head_mask is None else np.ascontiguousarray(head_mask, np.float32)
@@ -362,6 +401,7 @@ class NativeEngine:
             isa=self.isa,
             compute=self._compute,
             head_scan=self._head_scan,
+            kv_cache_dtype=self._kv_cache_dtype,
         )
 
     def generate(
@@ -413,6 +453,8 @@ class NativeEngine:
             on_token=on_token,
         )
         if isinstance(result, float):
+            from gpt2kit.generation.sampling import no_choice_message
+
             raise GenerationError(no_choice_message(result))
         rows: list[list[int]] = result
         return rows

@@ -147,9 +147,10 @@ def hostile_head(kind: str, vocab_size: int, n_embd: int) -> np.ndarray:
     return head
 
 
+UNUSABLE = ("overflow", "nan", "infinite", "minus infinite")  # heads that have no form in 8 bits
 HOSTILE = (
     *("duplicates", "near ties", "equal", "zeros", "all zeros", "common direction", "one huge channel"),
-    *("huge rows", "overflow", "tiny", "tiny rows", "nan", "infinite", "minus infinite"),
+    *("huge rows", "tiny", "tiny rows"),
 )
 
 
@@ -169,7 +170,7 @@ def test_the_scan_changes_no_id(seed: int) -> None:
     assert scanning.head_scan_counts["rows"] > 0
 
 
-@pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.parametrize("kind", [*HOSTILE, *UNUSABLE])
 def test_hostile_heads_change_no_id(kind: str) -> None:
     head = hostile_head(kind, 2000, 24)
     config, weights = small_model(1, head=head)
@@ -179,7 +180,7 @@ def test_hostile_heads_change_no_id(kind: str) -> None:
         options = random_options(rng, 2000)
         prompts = [[rng.randrange(2000) for _ in range(5)]]
         assert outcome(plain, prompts, **options) == outcome(scanning, prompts, **options), options
-    assert scanning.head_scan_counts["rows"] > 0
+    assert (scanning.head_scan_counts["rows"] > 0) == (kind not in UNUSABLE)
 
 
 def states_of(kind: str, rng: np.random.Generator, n_embd: int) -> np.ndarray:
