@@ -163,7 +163,7 @@ class NativeModel {
               int64_t vocab_size, const std::string& activation_function, float layer_norm_epsilon,
               bool scale_attn_weights, bool scale_attn_by_inverse_layer_idx, const nb::dict& weights,
               int threads, std::optional<std::string> isa, const std::string& compute,
-              const std::string& kv_cache_dtype, int64_t head_scan_after) {
+              const std::string& kv_cache_dtype, int64_t head_scan_after, bool head_is_mapped) {
     constexpr int64_t kLimit = int64_t{1} << 24;
     const auto check = [](const char* name, int64_t value, int64_t limit) {
       if (value < 1 || value > limit) {
@@ -282,7 +282,8 @@ class NativeModel {
     } else if (compute != "float32") {
       throw nb::value_error(("compute is '" + compute + "'; it must be 'float32' or 'bfloat16'").c_str());
     }
-    forward_ = std::make_shared<Forward>(std::move(model), threads, kernels, bfloat16, head_scan_after);
+    forward_ = std::make_shared<Forward>(std::move(model), threads, kernels, bfloat16,
+                                         HeadScanOptions{head_scan_after, head_is_mapped});
   }
 
   KvSequence new_sequence() const { return {forward_, new_cache()}; }
@@ -560,11 +561,12 @@ void bind_engine(nb::module_& m) {
   nb::class_<NativeModel>(m, "NativeModel")
       .def(nb::init<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const std::string&, float, bool,
                     bool, const nb::dict&, int, std::optional<std::string>, const std::string&,
-                    const std::string&, int64_t>(),
+                    const std::string&, int64_t, bool>(),
            "n_layer"_a, "n_head"_a, "n_embd"_a, "n_inner"_a, "n_positions"_a, "vocab_size"_a,
            "activation_function"_a, "layer_norm_epsilon"_a, "scale_attn_weights"_a,
            "scale_attn_by_inverse_layer_idx"_a, "weights"_a, "threads"_a, "isa"_a = nb::none(),
-           "compute"_a = "float32", "kv_cache_dtype"_a = "float32", "head_scan_after"_a = -1)
+           "compute"_a = "float32", "kv_cache_dtype"_a = "float32", "head_scan_after"_a = -1,
+           "head_is_mapped"_a = false)
       .def_prop_ro("isa", &NativeModel::isa)
       .def_prop_ro("threads", &NativeModel::threads)
       .def("head_scan_counts", &NativeModel::head_scan_counts)

@@ -53,7 +53,7 @@ struct Forward::Pass {
 };
 
 Forward::Forward(Model model, int threads, const Kernels& kernels, const BFloat16Kernels* bfloat16,
-                 int64_t head_scan_after)
+                 const HeadScanOptions& head_scan)
     : model_(std::move(model)),
       kernels_(kernels),
       bfloat16_(bfloat16),
@@ -61,7 +61,7 @@ Forward::Forward(Model model, int threads, const Kernels& kernels, const BFloat1
       products_(model_, kernels, bfloat16, pool_),
       // The scan reads states in float32.
       head_scan_(model_.lm_head, model_.shape.vocab_size, model_.shape.n_embd, kernels, pool_,
-                 bfloat16 || model_.lm_head.dtype == Dtype::kInt8 ? -1 : head_scan_after),
+                 bfloat16 ? HeadScanOptions{} : head_scan),
       stride_(padded_stride(model_.shape.n_embd)),
       qkv_stride_(padded_stride(3 * model_.shape.n_embd)),
       inner_stride_(padded_stride(model_.shape.n_inner)),

@@ -36,10 +36,8 @@ class Forward {
  public:
   // bfloat16: null to compute in float32, or the kernels that round activations before each product with a
   // matrix; then those matrices are bfloat16.
-  // head_scan_after: after so many passes that could have used it a copy of the head is made for HeadScan; -1
-  // for never, as it must be where the head's weights may change.
   Forward(Model model, int threads, const Kernels& kernels, const BFloat16Kernels* bfloat16,
-          int64_t head_scan_after = -1);
+          const HeadScanOptions& head_scan = {});
 
   const Model& model() const { return model_; }
   const Kernels& kernels() const { return kernels_; }

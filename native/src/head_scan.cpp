@@ -30,14 +30,15 @@ bool any_of(int64_t begin, int64_t end, const Test& test) {
 }  // namespace
 
 HeadScan::HeadScan(const Tensor& head, int64_t vocab_size, int64_t channels, const Kernels& kernels,
-                   ThreadPool& pool, int64_t after)
+                   ThreadPool& pool, const HeadScanOptions& options)
     : head_(head),
       vocab_size_(vocab_size),
       channels_(channels),
       kernels_(kernels),
       pool_(pool),
-      is_on_(after >= 0),
-      passes_to_wait_(after),
+      is_mapped_(options.is_mapped),
+      is_on_(options.after >= 0 && head.dtype != Dtype::kInt8),
+      passes_to_wait_(options.after),
       members_(static_cast<size_t>(pool.size())) {}
 
 HeadScan::Counts HeadScan::counts() const {
@@ -88,11 +89,7 @@ bool HeadScan::is_built() {
     is_on_ = false;
     return false;
   }
-  const FloatMatrix matrix{head_, channels_, vocab_size_, /*is_transposed=*/true};
-  const Int8Norms norms{copy_->norms.data(), copy_->errors.data()};
-  auto* codes = static_cast<uint8_t*>(copy_->codes.data());
-  auto* scales = static_cast<BFloat16*>(copy_->scales.data());
-  if (!pack_int8(codes, scales, matrix, kernels_, pool_.size(), &norms)) {  // weights that are no numbers
+  if (!pack()) {  // weights that are no numbers
     copy_.reset();
     is_on_ = false;
     return false;
@@ -102,6 +99,23 @@ bool HeadScan::is_built() {
     const bool is_bounded = norm < kMostNorm;
     norm = is_bounded ? (norm + error) * (1 + 0x1p-20f) : 0.0f;
     if (!is_bounded) error = kInfinity;
+  }
+  return true;
+}
+
+// Fills the copy but for what is made of its norms; false if the head has no form in 8 bits.
+bool HeadScan::pack() {
+  constexpr int64_t kStep = 4096;  // words, so that little of a mapped head is in memory beside the copy
+  for (int64_t v = 0; v < vocab_size_; v += kStep) {
+    const int64_t count = std::min(kStep, vocab_size_ - v), groups = v * int8_groups(channels_);
+    const Tensor part{head_.at(v * channels_), head_.dtype};
+    const Int8Norms norms{copy_->norms.data() + v, copy_->errors.data() + v};
+    if (!pack_int8(static_cast<uint8_t*>(copy_->codes.data()) + groups * kInt8Group,
+                   static_cast<BFloat16*>(copy_->scales.data()) + groups,
+                   {part, channels_, count, /*is_transposed=*/true}, kernels_, pool_.size(), &norms)) {
+      return false;
+    }
+    if (is_mapped_) release_mapped(part.data, head_.at((v + count) * channels_));
   }
   return true;
 }

@@ -30,12 +30,18 @@
 
 namespace gpt2kit {
 
+struct HeadScanOptions {
+  // A copy is made when so many passes could have used one; -1 for never, as for a head that may change.
+  int64_t after = -1;
+  // The head lies in a file that is mapped and cannot change: making the copy gives its memory back.
+  bool is_mapped = false;
+};
+
 class HeadScan {
  public:
-  // The head (V, C) must live as long as this does, and not change once a copy was made, which is when so
-  // many passes could have used one; after < 0 if it may change, or is in 8 bits itself.
+  // The head (V, C) must live as long as this does, and not change once a copy was made.
   HeadScan(const Tensor& head, int64_t vocab_size, int64_t channels, const Kernels& kernels, ThreadPool& pool,
-           int64_t after);
+           const HeadScanOptions& options);
 
   // Whether to scan for a pass that needs these logits of its rows (null: all of them). Makes the copy when
   // it is time, on all threads of the pool.
@@ -79,6 +85,7 @@ class HeadScan {
   };
 
   bool is_built();
+  bool pack();
   void bound_rows(float* upper, const float* x, int64_t x_stride, int64_t rows, Range range,
                   Member& own) const;
   Int8Rows integers(Member& own, int64_t rows) const;
@@ -94,6 +101,7 @@ class HeadScan {
   const Kernels& kernels_;
   ThreadPool& pool_;
   std::optional<Copy> copy_;
+  const bool is_mapped_;
   bool is_on_;
   int64_t passes_to_wait_, pause_ = 0;
   bool has_scanned_ = false;  // since prepare() last looked

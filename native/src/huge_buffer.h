@@ -35,4 +35,17 @@ class HugeBuffer {
   std::unique_ptr<void, Free> data_;
 };
 
+// Gives the memory of a file's pages back, those that lie within; they are read again when they are used.
+// Only for bytes that are mapped from a file and were not changed.
+inline void release_mapped(const void* begin, const void* end) {
+#ifdef __linux__
+  constexpr uintptr_t kPage = 4096;
+  const uintptr_t first = (reinterpret_cast<uintptr_t>(begin) + kPage - 1) / kPage * kPage;
+  const uintptr_t last = reinterpret_cast<uintptr_t>(end) / kPage * kPage;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+#else
+  static_cast<void>(begin), static_cast<void>(end);
+#endif
+}
+
 }  // namespace gpt2kit

@@ -79,6 +79,7 @@ class NativeModel:
         compute: str = "float32",
         kv_cache_dtype: str = "float32",
         head_scan_after: int = -1,
+        head_is_mapped: bool = False,
     ) -> None: ...
     @property
     def isa(self) -> str: ...

@@ -5,6 +5,7 @@ This file holds what Python must do: names, errors and the Protocol. The arithme
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
@@ -118,24 +119,20 @@ def _head_numbers(weights: Mapping[str, WeightArray]) -> Any:
     return None if isinstance(array, PackedInt8) else array
 
 
-def _freeze_head(weights: Mapping[str, WeightArray]) -> None:
-    """See to it that the head does not change; where it lies in a file it cannot anyway."""
-    numbers = _head_numbers(weights)
-    if numbers is not None and not memoryview(numbers).readonly:
-        numbers.flags.writeable = False
-
-
-def _scan_after(weights: Mapping[str, WeightArray]) -> int:
-    """Say after how many passes the head is scanned, -1 for never. Raises EngineError where it may change."""
+def _scan_options(weights: Mapping[str, WeightArray]) -> dict[str, Any]:
+    """Give the core's arguments for the scan of the head. Raises EngineError where the head may change."""
     numbers = _head_numbers(weights)
     if numbers is None:
-        return -1
-    if not memoryview(numbers).readonly:
+        return {}
+    view = memoryview(numbers)
+    if not view.readonly:
         raise EngineError(
             "head_scan=True needs a head that never changes, and its array is writeable; set its flags.writeable to "
             "False, or leave head_scan out"
         )
-    return SCAN_AFTER_PASSES if memoryview(numbers).nbytes >= SCANNED_HEAD_BYTES else -1
+    is_mapped = isinstance(view.obj, mmap.mmap) and memoryview(view.obj).readonly
+    is_large = view.nbytes >= SCANNED_HEAD_BYTES
+    return {"head_scan_after": SCAN_AFTER_PASSES if is_large else -1, "head_is_mapped": is_mapped}
 
 
 class NativeEngine:
@@ -209,7 +206,7 @@ class NativeEngine:
                 threads=threads if threads is not None else available_threads(),
                 isa=isa,
                 compute=compute,
-                head_scan_after=_scan_after(self._weights) if head_scan else -1,
+                **(_scan_options(self._weights) if head_scan else {}),
                 kv_cache_dtype=kv_cache_dtype,
             )
         except (ValueError, TypeError, RuntimeError) as error:
@@ -248,9 +245,9 @@ class NativeEngine:
         if checkpoint.config.tie_word_embeddings and "lm_head.weight" in names:
             names.remove("lm_head.weight")
         num_threads = threads if threads is not None else available_threads()
-        weights = native_weights(checkpoint, names, dtype, quant, quant_cache=quant_cache, threads=num_threads)
-        if head_scan:
-            _freeze_head(weights)
+        weights = native_weights(
+            checkpoint, names, dtype, quant, quant_cache=quant_cache, threads=num_threads
+        )
         return cls(
             checkpoint.config,
             weights,

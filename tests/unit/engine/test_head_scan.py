@@ -286,6 +286,8 @@ def test_a_checkpoint_is_scanned_unless_told_not_to(dtype: str) -> None:
     # A trained model's states leave few words in doubt: one or two for greedy search, some 15 beside the top 40.
     assert counts["logits"] < 80 * 60
     assert without.head_scan_counts["bytes"] == 0
+    # The pages of the file that were given back are there again.
+    np.testing.assert_array_equal(with_scan.weights["wte.weight"], without.weights["wte.weight"])
     with pytest.raises(ValueError, match="read-only"):
         with_scan.weights["wte.weight"][0] = 0
 
