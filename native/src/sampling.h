@@ -37,8 +37,9 @@ struct NoChoice {
 // Uniform in [0, 1): Philox4x32-10 with key `seed` and counter (position, row).
 double coin(uint64_t seed, uint32_t row, uint64_t position);
 
-// The logits that Sampler::choose will look at for this token, if they are few: whatever the others are, so
-// long as they are not larger, it chooses the same.
+// The logits that Sampler::choose will look at, if they are few: whatever the others are, so long as they are
+// not larger, it chooses the same. token_ids may end with a guess that num_new does not count: then for the
+// choices of the tokens of the guess too, and of the one behind it.
 std::optional<NeededLogits> needed_logits(const SamplingOptions& options,
                                           const std::vector<int32_t>& token_ids, int64_t num_new,
                                           int64_t min_new_tokens, int64_t vocab_size);
@@ -50,6 +51,10 @@ class Sampler {
   // the token's coin; greedy ignores it.
   int32_t choose(const SamplingOptions& options, const std::vector<int32_t>& token_ids, int64_t num_new,
                  int64_t min_new_tokens, float* scores, int64_t vocab_size, double uniform);
+
+  // How probable the last token was that choose() returned, among those it chose from; to four digits or so.
+  // scores as choose() left them.
+  double probability(const SamplingOptions& options, const float* scores, int64_t vocab_size) const;
 
  private:
   void penalize_repetition(const std::vector<int32_t>& token_ids, float penalty, float* scores);
@@ -73,6 +78,7 @@ class Sampler {
   std::vector<int32_t> order_;
   std::vector<char> keep_;
   std::vector<char> seen_;
+  double probability_ = 1;  // of the last token that was sampled
 };
 
 }  // namespace gpt2kit

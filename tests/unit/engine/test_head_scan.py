@@ -105,6 +105,8 @@ def random_options(rng: random.Random, vocab_size: int) -> dict[str, Any]:
         options["bad_words_ids"] = [[rng.randrange(vocab_size)], [3, rng.randrange(vocab_size)]]
     if rng.random() < 0.3:
         options["min_new_tokens"] = 6
+    if rng.random() < 0.3:
+        options["prompt_lookup_num_tokens"] = 3
     return options
 
 
@@ -228,6 +230,20 @@ def test_it_knows_states_that_are_no_numbers() -> None:
     states[0, 3], states[1, 5] = np.nan, np.inf
     upper = engine._model.head_upper_bounds(states)
     assert upper is not None and not (upper < np.inf).any()
+
+
+def test_guesses_are_checked_by_the_scan() -> None:
+    config, weights = small_model(8)
+    plain, scanning = pair(config, weights, threads=2)
+    prompt = [[*range(20, 28)] * 4]
+    for options in (
+        {},
+        {"repetition_penalty": 1.5},
+        {"do_sample": True, "top_k": 2, "temperature": 0.1, "seed": 1},
+    ):
+        options = {"prompt_lookup_num_tokens": 3, "max_new_tokens": 20, **options}
+        assert outcome(plain, prompt, **options) == outcome(scanning, prompt, **options)
+    assert scanning.head_scan_counts["rows"] > 20
 
 
 def test_few_logits_are_computed_and_too_many_are_given_up() -> None:
