@@ -102,7 +102,8 @@ def test_integers_of_the_loop_are_checked(engine: NativeEngine, value: object) -
         "num_assistant_tokens": 0, "max_matching_ngram_size": 2, "assistant": None, "is_constant_schedule": True,
         "assistant_confidence_threshold": 0.0, "clock": None,
     }  # fmt: skip
-    assert len(engine._model.generate(**good)[0]) == 2
+    [(new_ids, guessed, right)] = engine._model.generate(**good)
+    assert (len(new_ids), guessed, right) == (2, 0, 0)
     for change in [
         {"prompts": [[value]]}, {"max_new_tokens": [value]}, {"seeds": [value]} if value != 2**63 else {"max_rows": value},
         {"num_return_sequences": value}, {"top_k": value} if value != 2**63 else {"top_k": -5},
