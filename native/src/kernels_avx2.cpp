@@ -4,8 +4,13 @@
 
 namespace gpt2kit {
 
-const Kernels kAvx2Kernels = {"avx2",      {kReading<float>, kReading<BFloat16>, kReading<Float16>},
-                              finish_sums, layer_norm,
-                              attention,   &kInt8Avx2Kernels};
+const Kernels kAvx2Kernels = {"avx2",
+                              {kReading<float>, kReading<BFloat16>, kReading<Float16>},
+                              finish_sums,
+                              layer_norm,
+                              attention,
+                              project_panel,
+                              &kInt8Avx2Kernels,
+                              &kNf4Avx2Kernels};
 
 }  // namespace gpt2kit

@@ -8,12 +8,6 @@
 namespace gpt2kit {
 namespace {
 
-// Where input k lies in a row of activations, each four of which are in the order 0, 2, 1, 3.
-int64_t place(int64_t k) {
-  constexpr int64_t kOrder[4] = {0, 2, 1, 3};
-  return k / 4 * 4 + kOrder[k % 4];
-}
-
 void quantize(const Int8Rows& rows, const float* x, int64_t x_stride, int64_t in_features, int64_t begin,
               int64_t end) {
   const int64_t groups = int8_groups(in_features);
@@ -33,7 +27,7 @@ void quantize(const Int8Rows& rows, const float* x, int64_t x_stride, int64_t in
       for (int64_t k = first; k < first + kInt8Group; ++k) {
         const bool is_there = k < last && is_scaled;
         const int32_t value = is_there ? static_cast<int32_t>(std::nearbyint(row[k] * steps)) : 0;
-        rows.values[b * rows.stride + place(k)] = static_cast<int16_t>(value);
+        rows.values[b * rows.stride + int8_rows_place(k)] = static_cast<int16_t>(value);
         sum += value;
       }
       rows.scales[b * groups + g] = is_scaled ? largest / 32767.0f : is_finite ? 0.0f : NAN;
@@ -55,7 +49,7 @@ void multiply(float* out, int64_t out_stride, const Int8Rows& x, const Int8Matri
         int32_t product = 0;
         for (int64_t k = g * kInt8Group; k < (g + 1) * kInt8Group; ++k) {
           const int32_t code = codes[k / 4 * kInt8LineBytes + lane * 4 + k % 4] - 128;
-          product += code * x.values[b * x.stride + place(k)];
+          product += code * x.values[b * x.stride + int8_rows_place(k)];
         }
         const float scale = widen(scales[g * kInt8Panel + lane]) * x.scales[b * groups + g];
         sum = std::fma(scale, static_cast<float>(product), sum);
@@ -64,6 +58,17 @@ void multiply(float* out, int64_t out_stride, const Int8Rows& x, const Int8Matri
       sum = activate_scalar(sum, epilogue.activation);
       float& o = out[b * out_stride + n];
       o = epilogue.add_to_out ? o + sum : sum;
+    }
+  }
+}
+
+void unpack(float* out, const Int8Matrix& w, int64_t panel) {
+  const uint8_t* codes = w.panel_codes(panel);
+  const BFloat16* scales = w.panel_scales(panel);
+  for (int64_t k = 0; k < w.in_features; ++k) {
+    for (int64_t j = 0; j < kInt8Panel; ++j) {
+      const int32_t code = codes[k / 4 * kInt8LineBytes + j * 4 + k % 4] - 128;
+      out[k * kInt8Panel + j] = static_cast<float>(code) * widen(scales[k / kInt8Group * kInt8Panel + j]);
     }
   }
 }
@@ -80,6 +85,6 @@ void widen_int8_output(float* out, const Int8Matrix& w, int64_t output) {
   }
 }
 
-const Int8Kernels kInt8ReferenceKernels = {quantize, multiply};
+const Int8Kernels kInt8ReferenceKernels = {quantize, multiply, unpack};
 
 }  // namespace gpt2kit

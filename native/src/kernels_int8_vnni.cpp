@@ -4,6 +4,6 @@
 
 namespace gpt2kit {
 
-const Int8Kernels kInt8VnniKernels = {quantize_int8, multiply_int8};
+const Int8Kernels kInt8VnniKernels = kInt8Kernels;
 
 }  // namespace gpt2kit

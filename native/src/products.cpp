@@ -16,11 +16,10 @@ Int8Rows int8_rows_in(float* buffer, int64_t rows, int64_t in_features) {
           reinterpret_cast<int32_t*>(scales + rows * groups)};
 }
 
-bool has_int8(const Model& model) {
-  const auto is_int8 = [](const Tensor& tensor) { return tensor.dtype == Dtype::kInt8; };
-  return is_int8(model.lm_head) || std::any_of(model.h.begin(), model.h.end(), [&](const Block& block) {
-           return is_int8(block.attn_c_attn.weight) || is_int8(block.attn_c_proj.weight) ||
-                  is_int8(block.mlp_c_fc.weight) || is_int8(block.mlp_c_proj.weight);
+bool has_codes(const Model& model) {
+  return is_coded(model.lm_head.dtype) || std::any_of(model.h.begin(), model.h.end(), [](const Block& block) {
+           return is_coded(block.attn_c_attn.weight.dtype) || is_coded(block.attn_c_proj.weight.dtype) ||
+                  is_coded(block.mlp_c_fc.weight.dtype) || is_coded(block.mlp_c_proj.weight.dtype);
          });
 }
 
@@ -34,7 +33,7 @@ Products::Products(const Model& model, const Kernels& kernels, const BFloat16Ker
       kernels_(kernels),
       bfloat16_(bfloat16),
       pool_(pool),
-      uses_int8_(has_int8(model)),
+      uses_codes_(has_codes(model)),
       private_int8_rows_(static_cast<size_t>(pool.size())),
       biases_(static_cast<size_t>(pool.size())),
       scratch_(static_cast<size_t>(pool.size())) {}
@@ -43,9 +42,9 @@ void Products::reserve(int64_t rows) {
   const ModelShape& shape = model_.shape;
   const int64_t most_in = std::max(shape.n_embd, shape.n_inner);
   sums_.reserve(2 * std::min(rows, kStreamRows) * widest(shape));
-  if (uses_int8_) int8_rows_.reserve(int8_rows_floats(rows, most_in));
+  if (uses_codes_) int8_rows_.reserve(int8_rows_floats(rows, most_in));
   for (int member = 0; member < pool_.size(); ++member) {
-    if (uses_int8_) private_int8_rows_[member].reserve(int8_rows_floats(kPrivateRows, most_in));
+    if (uses_codes_) private_int8_rows_[member].reserve(int8_rows_floats(kPrivateRows, most_in));
     biases_[member].reserve(widest(shape));
     scratch_[member].reserve(linear_scratch_floats(most_in));
   }
@@ -55,9 +54,9 @@ void Products::multiply(void* out, int64_t out_stride, const Activations& x, con
                         Activation activation, bool add_to_out, bool round_out, int member) {
   const float* bias = as_floats(kernels_, linear.bias, 0, linear.out_features, biases_[member].data());
   const Epilogue epilogue{bias, activation, add_to_out, round_out};
-  if (linear.weight.dtype == Dtype::kInt8) {
-    multiply_int8(static_cast<float*>(out), out_stride, x,
-                  int8_matrix(linear.weight, linear.in_features, linear.out_features), epilogue, member);
+  if (is_coded(linear.weight.dtype)) {
+    multiply_codes(static_cast<float*>(out), out_stride, x, linear.weight, linear.in_features,
+                   linear.out_features, epilogue, member);
   } else if (x.rows > kStreamRows) {
     multiply_whole(out, out_stride, x, linear, epilogue, member);
   } else {
@@ -115,25 +114,32 @@ void Products::multiply_in_halves(void* out, int64_t out_stride, const Activatio
   }
 }
 
-void Products::multiply_int8(float* out, int64_t out_stride, const Activations& x, const Int8Matrix& w,
-                             const Epilogue& epilogue, int member) {
+void Products::multiply_codes(float* out, int64_t out_stride, const Activations& x, const Tensor& w,
+                              int64_t in_features, int64_t out_features, const Epilogue& epilogue,
+                              int member) {
   const bool alone = x.rows <= kPrivateRows;
   float* buffer = (alone ? private_int8_rows_[member] : int8_rows_).data();
-  const Int8Rows integers = int8_rows_in(buffer, x.rows, w.in_features);
+  const Int8Rows integers = int8_rows_in(buffer, x.rows, in_features);
   const Range range = alone ? Range{0, x.rows} : share(x.rows, 1, member, pool_.members());
-  kernels_.int8->quantize(integers, static_cast<const float*>(x.values), x.stride, w.in_features, range.begin,
+  kernels_.int8->quantize(integers, static_cast<const float*>(x.values), x.stride, in_features, range.begin,
                           range.end);
   if (!alone) pool_.barrier();
-  const Range panels = share(int8_panels(w.out_features), 2, member, pool_.members());
-  kernels_.int8->multiply(out, out_stride, integers, w, x.rows, panels.begin, panels.end, epilogue);
+  const Range panels = share(int8_panels(out_features), 2, member, pool_.members());
+  if (w.dtype == Dtype::kNf4) {
+    kernels_.nf4->multiply(out, out_stride, integers, nf4_matrix(w, in_features, out_features), x.rows,
+                           panels.begin, panels.end, epilogue);
+  } else {
+    kernels_.int8->multiply(out, out_stride, integers, int8_matrix(w, in_features, out_features), x.rows,
+                            panels.begin, panels.end, epilogue);
+  }
 }
 
 void Products::project(float* logits, const Activations& x, int member) {
   const int64_t C = model_.shape.n_embd, V = model_.shape.vocab_size;
   const Tensor& head = model_.lm_head;
-  if (head.dtype == Dtype::kInt8) {
+  if (is_coded(head.dtype)) {
     const Epilogue plain{nullptr, Activation::kNone, /*add_to_out=*/false, /*round_out=*/false};
-    multiply_int8(logits, V, x, int8_matrix(head, C, V), plain, member);
+    multiply_codes(logits, V, x, head, C, V, plain, member);
     return;
   }
   const Range words = share(V, 6, member, pool_.members());

@@ -47,14 +47,14 @@ class Products {
                       const Epilogue& epilogue, int member);
   void multiply_in_halves(void* out, int64_t out_stride, const Activations& x, const Linear& linear,
                           const Epilogue& epilogue, int member);
-  void multiply_int8(float* out, int64_t out_stride, const Activations& x, const Int8Matrix& w,
-                     const Epilogue& epilogue, int member);
+  void multiply_codes(float* out, int64_t out_stride, const Activations& x, const Tensor& w,
+                      int64_t in_features, int64_t out_features, const Epilogue& epilogue, int member);
 
   const Model& model_;
   const Kernels& kernels_;
   const BFloat16Kernels* const bfloat16_;
   ThreadPool& pool_;
-  const bool uses_int8_;
+  const bool uses_codes_;
   AlignedBuffer sums_, int8_rows_;
   std::vector<AlignedBuffer> private_int8_rows_, biases_, scratch_;  // one for each member of the pool
 };
