@@ -47,6 +47,9 @@ class ThreadPool {
 
  private:
   void work(int member);
+  template <typename Done>
+  void wait_until(const Done& done);
+  void wake_sleepers();
   bool is_forked() const;
 
   const int size_;
@@ -58,6 +61,7 @@ class ThreadPool {
   std::atomic<int> running_{0};
   std::atomic<int> arrived_{0};
   std::atomic<unsigned> phase_{0};
+  std::atomic<int> sleepers_{0};
   bool stopping_ = false;
 
   // Apart, so that a forked process can leave it behind: a condition variable is not destroyed while

@@ -193,9 +193,10 @@ class NativeEngine:
         ]
         if checkpoint.config.tie_word_embeddings and "lm_head.weight" in names:
             names.remove("lm_head.weight")
+        num_threads = threads if threads is not None else available_threads()
         return cls(
             checkpoint.config,
-            native_weights(checkpoint, names, dtype, quant),
+            native_weights(checkpoint, names, dtype, quant, num_threads),
             threads=threads,
             isa=isa,
             compute=compute,

@@ -17,7 +17,7 @@ from gpt2kit.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from gpt2kit.checkpoint.names import LM_HEAD, head_shapes, trunk_shapes
 from gpt2kit.config import GenerationConfig
 from gpt2kit.config.packed import packed_settings
-from gpt2kit.engine.native import unsupported_reason
+from gpt2kit.engine.native import available_threads, unsupported_reason
 from gpt2kit.engine.quantize import METADATA_FORMAT, quantized_weights
 from gpt2kit.errors import EngineError
 from gpt2kit.quant.int8 import PackedInt8
@@ -86,7 +86,7 @@ def _parts(checkpoint: Checkpoint, names: list[str]) -> tuple[dict[str, NDArray[
     """Give the tensors of the file and the formats of those that are stored as they were."""
     parts: dict[str, NDArray[Any]] = {}
     dtypes: dict[str, str] = {}
-    for name, array in quantized_weights(checkpoint, names).items():
+    for name, array in quantized_weights(checkpoint, names, available_threads()).items():
         if isinstance(array, PackedInt8):
             parts[name], parts[f"{name}.scales"] = array.codes, array.scales
         else:

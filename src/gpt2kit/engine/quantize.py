@@ -34,9 +34,12 @@ def is_matrix(name: str) -> bool:
 
 
 def native_weights(
-    checkpoint: Checkpoint, names: list[str], dtype: str = "auto", quant: str | None = None
+    checkpoint: Checkpoint, names: list[str], dtype: str = "auto", quant: str | None = None, threads: int = 1
 ) -> dict[str, Any]:
-    """Give weights for the native engine; dtype and quant as for load_engine. Raises EngineError."""
+    """Give weights for the native engine; dtype and quant as for load_engine. Raises EngineError.
+
+    threads: how many convert or quantise.
+    """
     check_quant(quant)
     packed = packed_format(checkpoint.config)
     if dtype != "auto" and (quant or packed):
@@ -44,20 +47,22 @@ def native_weights(
     if packed is not None:
         return packed_weights(checkpoint, names)
     if quant is not None:
-        return quantized_weights(checkpoint, names)
+        return quantized_weights(checkpoint, names, threads)
     return {name: checkpoint.weights(name, dtype) for name in names}
 
 
-def quantized_weights(checkpoint: Checkpoint, names: list[str]) -> dict[str, Any]:
+def quantized_weights(checkpoint: Checkpoint, names: list[str], threads: int) -> dict[str, Any]:
     """Give the weights for the native engine, each matrix as PackedInt8. Raises EngineError."""
     weights: dict[str, NDArray[Any] | BFloat16Array | PackedInt8] = {}
     for name in names:
         if not is_matrix(name):
             weights[name] = checkpoint.weights(name)
             continue
-        values = checkpoint.float32(name)
+        values = checkpoint.weights(name)
+        if isinstance(values, BFloat16Array):
+            values = values.bits
         try:
-            weights[name] = packed_int8(values.T if name in (WTE, LM_HEAD) else values)
+            weights[name] = packed_int8(values.T if name in (WTE, LM_HEAD) else values, threads)
         except ConfigError as error:
             raise EngineError(f"{name}: {error}; use quant=None") from None
         checkpoint.release(name)

@@ -1,0 +1,93 @@
+// gpt2kit._native: weights into other formats.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bindings.h"
+#include "kernels.h"
+#include "pack_int8.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace gpt2kit {
+namespace {
+
+using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+
+// Memory that becomes a numpy array, on cache lines and in large pages where the system has them.
+template <typename T>
+class NewArray {
+ public:
+  explicit NewArray(std::vector<size_t> shape) : shape_(std::move(shape)) {
+    constexpr size_t kPage = size_t{1} << 21;
+    size_t bytes = sizeof(T);
+    for (const size_t n : shape_) bytes *= n;
+    const size_t alignment = bytes < kPage ? 64 : kPage;
+    bytes = std::max<size_t>(1, (bytes + alignment - 1) / alignment) * alignment;
+    data_ = static_cast<T*>(std::aligned_alloc(alignment, bytes));
+    if (!data_) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+    if (alignment == kPage) madvise(data_, bytes, MADV_HUGEPAGE);
+#endif
+    owner_ = nb::capsule(data_, [](void* p) noexcept { std::free(p); });
+  }
+
+  T* data() const { return data_; }
+  nb::object to_numpy() const {
+    return nb::cast(nb::ndarray<nb::numpy, T>(data_, shape_.size(), shape_.data(), owner_));
+  }
+
+ private:
+  std::vector<size_t> shape_;
+  T* data_;
+  nb::capsule owner_;
+};
+
+Dtype float_dtype_of(const AnyArray& array) {
+  if (array.dtype() == nb::dtype<float>()) return Dtype::kFloat32;
+  if (array.dtype() == nb::dlpack::dtype{static_cast<uint8_t>(nb::dlpack::dtype_code::Float), 16, 1})
+    return Dtype::kFloat16;
+  if (array.dtype() == nb::dtype<uint16_t>()) return Dtype::kBFloat16;
+  throw nb::type_error("weights must be float32, float16, or uint16 holding the bits of bfloat16");
+}
+
+void check_threads(int threads) {
+  if (threads < 1 || threads > 1024)
+    throw nb::value_error(("threads is " + std::to_string(threads) + "; it must be from 1 to 1024").c_str());
+}
+
+nb::object pack(const AnyArray& weights, bool is_transposed, int threads) {
+  check_threads(threads);
+  const Dtype dtype = float_dtype_of(weights);
+  if (weights.ndim() != 2) throw nb::value_error("weights must be a matrix");
+  const size_t in = weights.shape(is_transposed ? 1 : 0), out = weights.shape(is_transposed ? 0 : 1);
+  const auto inputs = static_cast<int64_t>(in), outputs = static_cast<int64_t>(out);
+  const auto groups = static_cast<size_t>(int8_groups(inputs)),
+             panels = static_cast<size_t>(int8_panels(outputs));
+  const NewArray<uint8_t> codes({panels, groups, kInt8Group / kInt8LineInputs, kInt8Panel, kInt8LineInputs});
+  const NewArray<uint16_t> scales({panels, groups, kInt8Panel});
+  const FloatMatrix matrix{{weights.data(), dtype}, inputs, outputs, is_transposed};
+  const Kernels& kernels = select_kernels(std::getenv("GPT2KIT_ISA"));
+  bool is_sound;
+  {
+    const nb::gil_scoped_release release;
+    is_sound = pack_int8(codes.data(), reinterpret_cast<BFloat16*>(scales.data()), matrix, kernels, threads);
+  }
+  if (!is_sound) return nb::none();
+  return nb::make_tuple(codes.to_numpy(), scales.to_numpy());
+}
+
+}  // namespace
+
+void bind_weights(nb::module_& m) { m.def("pack_int8", &pack, "weights"_a.noconvert(), "is_transposed"_a, "threads"_a); }
+
+}  // namespace gpt2kit
