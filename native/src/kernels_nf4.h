@@ -92,18 +92,6 @@ constexpr int64_t nf4_byte(int64_t k) {
 // The 256 numbers of the 8-bit dynamic data type, ascending; dynamic_map() in gpt2kit/quant/codes.py.
 extern const float (&kDynamicMap)[256];
 
-// ---- making them ----
-
-// Fills codes and scales (padding zero) of outputs [16 begin, 16 end) from float32 weights (I, O), as
-// bitsandbytes quantises.
-void pack_nf4(uint8_t* codes, float* scales, const float* weights, int64_t in_features, int64_t out_features,
-              int64_t begin, int64_t end);
-
-// The same from codes as bitsandbytes stores them: (O, I / 2) bytes, the first of two weights in the high
-// half.
-void repack_nf4(uint8_t* codes, const uint8_t* stored, int64_t in_features, int64_t out_features,
-                int64_t begin, int64_t end);
-
 extern const Nf4Kernels kNf4ReferenceKernels;
 #ifdef GPT2KIT_X86
 extern const Nf4Kernels kNf4Avx2Kernels;

@@ -1,17 +1,23 @@
-// NF4 matrices from floats and from bitsandbytes' own order. See kernels_nf4.h.
+#include "pack_nf4.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 
-#include "kernels_nf4.h"
+#include "thread_pool.h"
 
 namespace gpt2kit {
 namespace {
 
-constexpr int64_t kLineCodes = kNf4LineInputs / 2;  // bytes of an output
+constexpr int64_t kOutputBytes = kNf4LineInputs / 2;  // of a line
+constexpr int64_t kBlockPanels = 8;                   // that are packed together: short pieces read slowly
+constexpr uint32_t kZero = 7;                         // the code of 0
 
-// Halfway between two neighbours of kNf4Values; a weight that is no larger has the lower code.
+// Matrices below this many weights are packed sooner than a thread is there.
+constexpr int64_t kAloneWeights = int64_t{1} << 17;
+
+// Halfway between two neighbours of kNf4Values; a weight in the middle has the lower code.
 struct Middles {
   float values[15];
 };
@@ -23,68 +29,119 @@ constexpr Middles middles() {
 }
 constexpr Middles kMiddles = middles();
 
-// 16 outputs by 64 inputs of weights with row stride `stride`: a scale and 32 bytes of codes for each output.
-void pack_block(uint8_t* codes, float* scales, const float* weights, int64_t stride, int64_t outputs) {
-  constexpr float kSmallest = 1e-38f;  // divisor of a block of zeros
-  float largest[kInt8Panel] = {}, factor[kInt8Panel];
-  float block[kInt8Group][kInt8Panel] = {};
-  for (int64_t i = 0; i < kInt8Group; ++i) {
-    std::memcpy(block[i], weights + i * stride, static_cast<size_t>(outputs) * sizeof(float));
-    for (int64_t j = 0; j < kInt8Panel; ++j) largest[j] = std::max(largest[j], std::fabs(block[i][j]));
-  }
+// Where the four bits of input k of eight lie in the 32 bits of an output.
+int shift_of(int64_t k) { return static_cast<int>(nf4_byte(k) * 8 + k % 2 * 4); }
+
+void store_line(uint8_t* line, const uint32_t* words) {
   for (int64_t j = 0; j < kInt8Panel; ++j) {
-    scales[j] = largest[j];
-    factor[j] = 1.0f / std::max(largest[j], kSmallest);
+    for (int64_t b = 0; b < kOutputBytes; ++b)
+      line[j * kOutputBytes + b] = static_cast<uint8_t>(words[j] >> b * 8);
   }
-  for (int64_t i = 0; i < kInt8Group; i += kNf4LineInputs) {
-    uint32_t packed[kInt8Panel] = {};
-    for (int64_t k = 0; k < kNf4LineInputs; ++k) {
-      const int shift = static_cast<int>(nf4_byte(k) * 8 + k % 2 * 4);
-      int32_t code[kInt8Panel] = {};
-      for (const float middle : kMiddles.values) {
-        for (int64_t j = 0; j < kInt8Panel; ++j) code[j] += block[i + k][j] * factor[j] > middle;
-      }
-      for (int64_t j = 0; j < kInt8Panel; ++j) packed[j] |= static_cast<uint32_t>(code[j]) << shift;
+}
+
+// A group of a panel: weights (64, 16), as rows of outputs `stride` apart.
+void pack_group(uint8_t* lines, const float* weights, int64_t stride, const float* factors) {
+  for (int64_t eight = 0; eight < kInt8Group / kNf4LineInputs; ++eight) {
+    alignas(64) uint32_t words[kInt8Panel] = {};
+    for (int64_t k = 0; k < kNf4LineInputs; ++k, weights += stride) {
+      alignas(64) float scaled[kInt8Panel];
+      alignas(64) uint32_t codes[kInt8Panel] = {};
+      for (int64_t j = 0; j < kInt8Panel; ++j) scaled[j] = weights[j] * factors[j];
+      for (const float middle : kMiddles.values)
+        for (int64_t j = 0; j < kInt8Panel; ++j) codes[j] += scaled[j] > middle;
+      for (int64_t j = 0; j < kInt8Panel; ++j) words[j] |= codes[j] << shift_of(k);
     }
-    for (int64_t j = 0; j < kInt8Panel * kLineCodes; ++j)
-      codes[j] = static_cast<uint8_t>(packed[j / kLineCodes] >> j % kLineCodes * 8);
-    codes += kInt8LineBytes;
+    store_line(lines + eight * kInt8LineBytes, words);
+  }
+}
+
+// Panels [begin, end), at most kBlockPanels.
+bool pack_panels(uint8_t* codes, float* scales, const FloatMatrix& matrix, const Kernels& kernels,
+                 int64_t begin, int64_t end) {
+  constexpr int64_t kWidth = kBlockPanels * kInt8Panel;
+  constexpr float kSmallest = 1e-38f;  // divisor of a block of zeros
+  alignas(64) float weights[kInt8Group][kWidth], largest[kWidth], factors[kWidth];
+  const int64_t groups = matrix.in_features / kInt8Group, O = matrix.out_features;
+  const int64_t first = begin * kInt8Panel, width = (end - begin) * kInt8Panel,
+                present = std::min(O - first, width);
+  bool is_sound = true;
+  for (int64_t group = 0; group < groups; ++group) {
+    std::fill_n(largest, width, 0.0f);
+    for (int64_t i = 0; i < kInt8Group; ++i) {
+      float* row = weights[i];
+      const int64_t from = (group * kInt8Group + i) * O + first;
+      if (matrix.values.dtype == Dtype::kFloat32) {
+        std::memcpy(row, matrix.values.at(from), static_cast<size_t>(present) * sizeof(float));
+      } else {
+        kernels.reading(matrix.values.dtype).widen(row, matrix.values.at(from), present);
+      }
+      std::fill(row + present, row + width, 0.0f);
+      for (int64_t j = 0; j < width; ++j) {
+        const float magnitude = std::fabs(row[j]);
+        largest[j] = magnitude <= largest[j] ? largest[j] : magnitude;  // a NaN stays
+        is_sound = is_sound && magnitude < INFINITY;
+      }
+    }
+    for (int64_t j = 0; j < width; ++j) factors[j] = 1.0f / std::max(largest[j], kSmallest);
+    for (int64_t panel = begin; panel < end; ++panel) {
+      const int64_t block = panel * groups + group, at = (panel - begin) * kInt8Panel;
+      std::copy_n(largest + at, kInt8Panel, scales + block * kInt8Panel);
+      pack_group(codes + block * (kInt8Group * kInt8Panel / 2), weights[0] + at, kWidth, factors + at);
+    }
+  }
+  return is_sound;
+}
+
+void repack_panel(uint8_t* codes, const uint8_t* stored, int64_t in_features, int64_t out_features,
+                  int64_t panel) {
+  const int64_t eights = in_features / kNf4LineInputs;
+  for (int64_t eight = 0; eight < eights; ++eight) {
+    uint32_t words[kInt8Panel];
+    for (int64_t j = 0; j < kInt8Panel; ++j) {
+      const int64_t output = panel * kInt8Panel + j;
+      const uint8_t* pairs =
+          output < out_features ? stored + (output * eights + eight) * kOutputBytes : nullptr;
+      words[j] = 0;
+      for (int64_t k = 0; k < kNf4LineInputs; ++k) {
+        const uint32_t code = pairs ? pairs[k / 2] >> (k % 2 ? 0 : 4) & 15u : kZero;
+        words[j] |= code << shift_of(k);
+      }
+    }
+    store_line(codes + (panel * eights + eight) * kInt8LineBytes, words);
+  }
+}
+
+// Calls body(begin, end) over all panels, `step` at a time.
+template <typename Body>
+void share_panels(int64_t in_features, int64_t out_features, int64_t step, int threads, const Body& body) {
+  const int64_t panels = int8_panels(out_features);
+  std::atomic<int64_t> next{0};
+  const auto work = [&](int) {
+    for (int64_t panel; (panel = next.fetch_add(step)) < panels;) body(panel, std::min(panel + step, panels));
+  };
+  if (threads == 1 || in_features * out_features < kAloneWeights) {
+    work(0);
+  } else {
+    ThreadPool(threads).run(threads, work);
   }
 }
 
 }  // namespace
 
-void pack_nf4(uint8_t* codes, float* scales, const float* weights, int64_t in_features, int64_t out_features,
-              int64_t begin, int64_t end) {
-  const int64_t groups = in_features / kInt8Group;
-  // Groups outside: rows of weights are read in stretches, the codes written in pieces of 512 bytes.
-  for (int64_t g = 0; g < groups; ++g) {
-    for (int64_t panel = begin; panel < end; ++panel) {
-      const int64_t block = panel * groups + g, first = panel * kInt8Panel;
-      pack_block(codes + block * (kInt8Group * kInt8Panel / 2), scales + block * kInt8Panel,
-                 weights + g * kInt8Group * out_features + first, out_features,
-                 std::min(kInt8Panel, out_features - first));
-    }
-  }
+bool pack_nf4(uint8_t* codes, float* scales, const FloatMatrix& matrix, const Kernels& kernels, int threads) {
+  std::atomic<bool> is_sound{true};
+  share_panels(matrix.in_features, matrix.out_features, kBlockPanels, threads,
+               [&](int64_t begin, int64_t end) {
+                 if (!pack_panels(codes, scales, matrix, kernels, begin, end)) is_sound = false;
+               });
+  return is_sound;
 }
 
 void repack_nf4(uint8_t* codes, const uint8_t* stored, int64_t in_features, int64_t out_features,
-                int64_t begin, int64_t end) {
-  const int64_t eights = in_features / kNf4LineInputs;
-  for (int64_t panel = begin; panel < end; ++panel) {
-    for (int64_t eight = 0; eight < eights; ++eight) {
-      uint8_t* line = codes + (panel * eights + eight) * kInt8LineBytes;
-      for (int64_t j = 0; j < kInt8Panel; ++j) {
-        const int64_t output = panel * kInt8Panel + j;
-        uint8_t* out = line + j * kLineCodes;
-        std::fill_n(out, kLineCodes, uint8_t{0});
-        if (output >= out_features) continue;
-        const uint8_t* in = stored + (output * eights + eight) * kLineCodes;
-        for (int64_t k = 0; k < kNf4LineInputs; k += 2)
-          out[nf4_byte(k)] = static_cast<uint8_t>(in[k / 2] << 4 | in[k / 2] >> 4);
-      }
-    }
-  }
+                int threads) {
+  share_panels(in_features, out_features, 1, threads, [&](int64_t panel, int64_t) {
+    repack_panel(codes, stored, in_features, out_features, panel);
+  });
 }
 
 }  // namespace gpt2kit

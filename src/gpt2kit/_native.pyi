@@ -131,3 +131,16 @@ def pack_int8(
 
     weights: float32, float16, or uint16 holding the bits of bfloat16.
     """
+
+def pack_nf4(
+    weights: npt.NDArray[Any], threads: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]] | None:
+    """Codes and scales, before double quantisation, of a matrix (in, out); None for weights that are not finite.
+
+    weights: float32, float16, or uint16 holding the bits of bfloat16; in is a multiple of 64.
+    """
+
+def repack_nf4(
+    stored: npt.NDArray[np.uint8], in_features: int, out_features: int, threads: int
+) -> npt.NDArray[np.uint8]:
+    """Codes in panels from those of bitsandbytes, (out * in / 2,)."""

@@ -15,21 +15,24 @@ import numpy.typing as npt
 
 from gpt2kit import _native
 from gpt2kit.checkpoint import BFloat16Array
+from gpt2kit.checkpoint.names import is_conv1d
 from gpt2kit.config import GenerationConfig, GPT2Config
+from gpt2kit.config.bitsandbytes import quantization_of
 from gpt2kit.config.packed import packed_format
 from gpt2kit.engine.quantize import is_matrix, native_weights
 from gpt2kit.errors import EngineError, GenerationError
 from gpt2kit.generation import generate
 from gpt2kit.generation.protocol import Output, Sequence
 from gpt2kit.generation.sampling import no_choice_message
-from gpt2kit.quant.int8 import PackedInt8
+from gpt2kit.quant import BLOCKSIZE, PackedInt8, PackedNf4
 
 if TYPE_CHECKING:
     from gpt2kit.checkpoint import Checkpoint
     from gpt2kit.generation.options import Options
 
-# One tensor of the weights. A matrix may be a PackedInt8; wte.weight and lm_head.weight then are (n_embd, vocabulary).
-WeightArray = npt.NDArray[np.float32] | npt.NDArray[np.float16] | BFloat16Array | PackedInt8
+# One tensor of the weights. A matrix may be packed, all but wte.weight also in NF4; wte.weight and lm_head.weight then
+# are (n_embd, vocabulary).
+WeightArray = npt.NDArray[np.float32] | npt.NDArray[np.float16] | BFloat16Array | PackedInt8 | PackedNf4
 
 # Names of activation_function that have a native kernel.
 ACTIVATIONS = frozenset(
@@ -65,10 +68,21 @@ def unsupported_reason(config: GPT2Config) -> str | None:
     if config.pruned_heads and any(config.pruned_heads.values()):
         return "heads are pruned, and the native kernels take all layers to have n_head of them"
     if hasattr(config, "quantization_config") and packed_format(config) is None:
-        return "its weights are quantised by bitsandbytes"
+        quantization = quantization_of(config)
+        method = None if quantization is None else quantization.quantization_method()
+        if method != "nf4":
+            return f"its weights are quantised by bitsandbytes, in {method}; NF4 is the only such format"
+        return _nf4_reason(config)
     if config.activation_function not in ACTIVATIONS:
         known = ", ".join(sorted(ACTIVATIONS))
         return f"activation_function {config.activation_function!r} has no native kernel; it has {known}"
+    return None
+
+
+def _nf4_reason(config: GPT2Config) -> str | None:
+    for name, inputs in (("n_embd", config.n_embd), ("n_inner", config.n_inner)):
+        if inputs is not None and inputs % BLOCKSIZE:
+            return f"{name} is {inputs}, and native products in NF4 need a multiple of {BLOCKSIZE}"
     return None
 
 
@@ -90,8 +104,8 @@ def _bits(name: str, array: WeightArray) -> dict[str, npt.NDArray[Any]]:
     """Give what the core reads: bfloat16 goes as uint16, which therefore may come from BFloat16Array only."""
     if isinstance(array, BFloat16Array):
         return {name: array.bits}
-    if isinstance(array, PackedInt8):
-        return {name: array.codes, f"{name}.scales": array.scales}
+    if isinstance(array, (PackedInt8, PackedNf4)):
+        return {f"{name}{suffix}": part for suffix, part in array.parts().items()}
     if isinstance(array, np.ndarray) and array.dtype not in (np.float32, np.float16):
         raise TypeError(
             f"tensor {name!r} must be a C-contiguous array of float32, float16 or bfloat16, not {array.dtype}; "
@@ -181,8 +195,9 @@ class NativeEngine:
 
         dtype: "auto" uses each tensor where it lies in the file; "float32", "bfloat16" and "float16" convert
             those that are stored otherwise, once.
-        quant: "int8" holds every matrix, the embeddings and the head among them, in 8 bits; it needs dtype "auto".
-            A packed folder has its format already.
+        quant: "int8" holds every matrix, the embeddings and the head among them, in 8 bits; "nf4" those of the blocks
+            in 4, embeddings and head in 8. Both need dtype "auto". A packed folder has its format already, and so
+            has one in bitsandbytes' NF4, whose other weights take dtype.
         threads, isa, compute, generation_config: as for NativeEngine.
         """
         _refuse_unsupported(checkpoint.config)
@@ -220,10 +235,13 @@ class NativeEngine:
 
     @property
     def quant(self) -> str | None:
-        """The format of the matrices: "int8", "mixed" where only some are in it, or None."""
-        matrices = [array for name, array in self._weights.items() if is_matrix(name)]
-        count = sum(isinstance(array, PackedInt8) for array in matrices)
-        return None if count == 0 else "int8" if count == len(matrices) else "mixed"
+        """The format of the matrices: "int8", "nf4" where all of the blocks are in it, "mixed", or None."""
+        matrices = {name: array for name, array in self._weights.items() if is_matrix(name)}
+        if all(isinstance(array, PackedNf4) for name, array in matrices.items() if is_conv1d(name)):
+            return "nf4"
+        count = sum(isinstance(array, PackedInt8) for array in matrices.values())
+        is_mixed = count or any(isinstance(array, PackedNf4) for array in matrices.values())
+        return "int8" if count == len(matrices) else "mixed" if is_mixed else None
 
     @property
     def threads(self) -> int:

@@ -18,11 +18,11 @@ from gpt2kit.checkpoint.names import LM_HEAD, head_shapes, trunk_shapes
 from gpt2kit.config import GenerationConfig
 from gpt2kit.config.packed import packed_settings
 from gpt2kit.engine.native import available_threads, unsupported_reason
-from gpt2kit.engine.quantize import METADATA_FORMAT, quantized_weights
+from gpt2kit.engine.quantize import metadata_format, quantized_weights
 from gpt2kit.errors import EngineError
-from gpt2kit.quant.int8 import PackedInt8
+from gpt2kit.quant import PackedInt8, PackedNf4
 
-FORMATS = ("int8", "bf16")
+FORMATS = ("int8", "nf4", "bf16")
 # What describes the tokenizer is copied as it is.
 _TOKENIZER_FILES = (
     *("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"),
@@ -39,7 +39,8 @@ def quantize_folder(
     """Write a model's weights in another format, with its configuration and tokenizer; give the files' names.
 
     model: a folder, a hub name, or an open Checkpoint.  output: the folder to write; other files in it stay.
-    format: "int8" for a packed folder, which load_engine maps; "bf16" for an ordinary one in bfloat16.
+    format: "int8" or "nf4" for a packed folder, which load_engine maps, as its quant makes it; "bf16" for an ordinary
+        one in bfloat16.
     checkpoint_options: revision, allow_pickle, token, ... of open_checkpoint.
 
     Raises EngineError for an unknown format, a model that is quantised already or that the native engine cannot
@@ -66,13 +67,13 @@ def quantize_folder(
         if reason is not None:
             raise EngineError(f"the native engine cannot run this model: {reason}")
         config.quantization_config = packed_settings(format)
-        parts, dtypes = _parts(checkpoint, names)
+        parts, dtypes = _parts(checkpoint, names, format)
         written = save_checkpoint(
             folder,
             parts,
             config,
             dtypes=dtypes,
-            metadata={"format": METADATA_FORMAT},
+            metadata={"format": metadata_format(format)},
             generation_config=generation_config,
         )
     for name in _TOKENIZER_FILES:
@@ -82,13 +83,15 @@ def quantize_folder(
     return written
 
 
-def _parts(checkpoint: Checkpoint, names: list[str]) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+def _parts(
+    checkpoint: Checkpoint, names: list[str], format: str
+) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """Give the tensors of the file and the formats of those that are stored as they were."""
     parts: dict[str, NDArray[Any]] = {}
     dtypes: dict[str, str] = {}
-    for name, array in quantized_weights(checkpoint, names, available_threads()).items():
-        if isinstance(array, PackedInt8):
-            parts[name], parts[f"{name}.scales"] = array.codes, array.scales
+    for name, array in quantized_weights(checkpoint, names, format, available_threads()).items():
+        if isinstance(array, (PackedInt8, PackedNf4)):
+            parts |= {f"{name}{suffix}": part for suffix, part in array.parts().items()}
         else:
             parts[name], dtypes[name] = checkpoint.tensor(name), checkpoint.info(name).dtype
     return parts, dtypes

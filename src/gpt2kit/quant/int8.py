@@ -49,6 +49,10 @@ class PackedInt8:
     scales: NDArray[np.uint16]
     shape: tuple[int, int]
 
+    def parts(self) -> dict[str, NDArray[Any]]:
+        """Give both arrays by what follows the weight's name in files and in the core."""
+        return {"": self.codes, ".scales": self.scales}
+
     @property
     def nbytes(self) -> int:
         """How many bytes both arrays have."""
