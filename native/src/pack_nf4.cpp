@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstring>
 
 #include "thread_pool.h"
@@ -44,12 +43,14 @@ void pack_group(uint8_t* lines, const float* weights, int64_t stride, const floa
   for (int64_t eight = 0; eight < kInt8Group / kNf4LineInputs; ++eight) {
     alignas(64) uint32_t words[kInt8Panel] = {};
     for (int64_t k = 0; k < kNf4LineInputs; ++k, weights += stride) {
-      alignas(64) float scaled[kInt8Panel];
-      alignas(64) uint32_t codes[kInt8Panel] = {};
-      for (int64_t j = 0; j < kInt8Panel; ++j) scaled[j] = weights[j] * factors[j];
-      for (const float middle : kMiddles.values)
-        for (int64_t j = 0; j < kInt8Panel; ++j) codes[j] += scaled[j] > middle;
-      for (int64_t j = 0; j < kInt8Panel; ++j) words[j] |= codes[j] << shift_of(k);
+      const int shift = shift_of(k);
+      for (int64_t j = 0; j < kInt8Panel; ++j) {
+        const float scaled = weights[j] * factors[j];
+        uint32_t code = 0;
+#pragma GCC unroll 15
+        for (int m = 0; m < 15; ++m) code += scaled > kMiddles.values[m];
+        words[j] |= code << shift;
+      }
     }
     store_line(lines + eight * kInt8LineBytes, words);
   }
@@ -60,13 +61,16 @@ bool pack_panels(uint8_t* codes, float* scales, const FloatMatrix& matrix, const
                  int64_t begin, int64_t end) {
   constexpr int64_t kWidth = kBlockPanels * kInt8Panel;
   constexpr float kSmallest = 1e-38f;  // divisor of a block of zeros
-  alignas(64) float weights[kInt8Group][kWidth], largest[kWidth], factors[kWidth];
+  constexpr int32_t kInfinite = 0x7f800000;
+  alignas(64) float weights[kInt8Group][kWidth], factors[kWidth];
+  alignas(64)
+      int32_t largest[kWidth];  // magnitudes as integers: the order is the same, what is not finite last
   const int64_t groups = matrix.in_features / kInt8Group, O = matrix.out_features;
   const int64_t first = begin * kInt8Panel, width = (end - begin) * kInt8Panel,
                 present = std::min(O - first, width);
   bool is_sound = true;
   for (int64_t group = 0; group < groups; ++group) {
-    std::fill_n(largest, width, 0.0f);
+    std::fill_n(largest, width, 0);
     for (int64_t i = 0; i < kInt8Group; ++i) {
       float* row = weights[i];
       const int64_t from = (group * kInt8Group + i) * O + first;
@@ -77,15 +81,20 @@ bool pack_panels(uint8_t* codes, float* scales, const FloatMatrix& matrix, const
       }
       std::fill(row + present, row + width, 0.0f);
       for (int64_t j = 0; j < width; ++j) {
-        const float magnitude = std::fabs(row[j]);
-        largest[j] = magnitude <= largest[j] ? largest[j] : magnitude;  // a NaN stays
-        is_sound = is_sound && magnitude < INFINITY;
+        int32_t magnitude;
+        std::memcpy(&magnitude, row + j, 4);
+        magnitude &= 0x7fffffff;
+        largest[j] = magnitude > largest[j] ? magnitude : largest[j];
       }
     }
-    for (int64_t j = 0; j < width; ++j) factors[j] = 1.0f / std::max(largest[j], kSmallest);
+    for (int64_t j = 0; j < width; ++j) {
+      const float scale = float_from_bits(static_cast<uint32_t>(largest[j]));
+      is_sound = is_sound && largest[j] < kInfinite;
+      factors[j] = 1.0f / std::max(scale, kSmallest);
+      scales[((begin + j / kInt8Panel) * groups + group) * kInt8Panel + j % kInt8Panel] = scale;
+    }
     for (int64_t panel = begin; panel < end; ++panel) {
       const int64_t block = panel * groups + group, at = (panel - begin) * kInt8Panel;
-      std::copy_n(largest + at, kInt8Panel, scales + block * kInt8Panel);
       pack_group(codes + block * (kInt8Group * kInt8Panel / 2), weights[0] + at, kWidth, factors + at);
     }
   }
