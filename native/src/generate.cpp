@@ -23,7 +23,8 @@ Work pending(Row& row, int64_t n_positions) {
     row.start = start;
   }
   const int64_t seen = row.start + row.cache->length();
-  return {row.cache.get(), row.token_ids.data() + seen, length - seen};
+  const Phase phase = row.cache->length() > 0 ? Phase::kDecode : Phase::kPrefill;
+  return {row.cache.get(), row.token_ids.data() + seen, length - seen, phase};
 }
 
 }  // namespace

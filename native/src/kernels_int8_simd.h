@@ -206,22 +206,20 @@ inline void multiply_panels(float* out, int64_t out_stride, const Int8Rows& x,
   }
 }
 
-inline void unpack_int8(float* out, const Int8Matrix& w, int64_t panel) {
+inline void unpack_int8(float* out, int64_t stride, const Int8Matrix& w, int64_t panel) {
   const uint8_t* codes = w.panel_codes(panel);
   const BFloat16* scales = w.panel_scales(panel);
   for (int64_t i = 0; i < w.in_features; i += kInt8LineInputs) {
     const F32x16 scale = load(scales + i / kInt8Group * kInt8Panel);
     const I32x16 line = load_bytes(codes + i / kInt8LineInputs * kInt8LineBytes);
     const int64_t left = w.in_features - i;
-    float* o = out + i * kInt8Panel;
+    float* o = out + i * stride;
     store(o, to_float(signed_byte<0>(line)) * scale);
-    if (left > 1) store(o + kInt8Panel, to_float(signed_byte<1>(line)) * scale);
-    if (left > 2) store(o + 2 * kInt8Panel, to_float(signed_byte<2>(line)) * scale);
-    if (left > 3) store(o + 3 * kInt8Panel, to_float(signed_byte<3>(line)) * scale);
+    if (left > 1) store(o + stride, to_float(signed_byte<1>(line)) * scale);
+    if (left > 2) store(o + 2 * stride, to_float(signed_byte<2>(line)) * scale);
+    if (left > 3) store(o + 3 * stride, to_float(signed_byte<3>(line)) * scale);
   }
 }
-
-constexpr Int8Kernels kInt8Kernels = {quantize_int8, multiply_panels<Int8Weights>, unpack_int8};
 
 }  // namespace
 }  // namespace gpt2kit

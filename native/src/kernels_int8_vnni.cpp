@@ -1,9 +1,10 @@
 // The int8 kernels for AVX-512 with VNNI; this file is compiled with those instruction sets' flags.
 
-#include "kernels_int8_simd.h"
+#include "kernels_int8_dot_simd.h"
 
 namespace gpt2kit {
 
-const Int8Kernels kInt8VnniKernels = kInt8Kernels;
+const Int8Kernels kInt8VnniKernels = {quantize_int8, multiply_panels<Int8Weights>, quantize_bytes,
+                                      multiply_bytes, unpack_int8};
 
 }  // namespace gpt2kit

@@ -55,8 +55,8 @@ struct Nf4Kernels {
   void (*multiply)(float* out, int64_t out_stride, const Int8Rows& x, const Nf4Matrix& w, int64_t rows,
                    int64_t begin, int64_t end, const Epilogue& epilogue);
 
-  // One panel as float32: out[i * 16 + j] = w[i, 16 * panel + j]; what pads the matrix is unspecified.
-  void (*unpack)(float* out, const Nf4Matrix& w, int64_t panel);
+  // One panel as float32: out[i * stride + j] = w[i, 16 * panel + j]; what pads the matrix is unspecified.
+  void (*unpack)(float* out, int64_t stride, const Nf4Matrix& w, int64_t panel);
 };
 
 // Quantiles of a normal distribution; QLoRA (https://arxiv.org/abs/2305.14314), appendix E.

@@ -70,11 +70,11 @@ void multiply(float* out, int64_t out_stride, const Int8Rows& x, const Nf4Matrix
   }
 }
 
-void unpack(float* out, const Nf4Matrix& w, int64_t panel) {
+void unpack(float* out, int64_t stride, const Nf4Matrix& w, int64_t panel) {
   const int64_t first = panel * kInt8Panel, count = std::min(kInt8Panel, w.out_features - first);
   for (int64_t i = 0; i < w.in_features; ++i) {
     for (int64_t j = 0; j < count; ++j)
-      out[i * kInt8Panel + j] = kNf4Values[code_at(w, i, first + j)] * scale_at(w, i / kInt8Group, first + j);
+      out[i * stride + j] = kNf4Values[code_at(w, i, first + j)] * scale_at(w, i / kInt8Group, first + j);
   }
 }
 

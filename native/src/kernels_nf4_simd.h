@@ -85,7 +85,7 @@ class Nf4Weights {
   Nf4PanelScales scales_;
 };
 
-inline void unpack_nf4(float* out, const Nf4Matrix& w, int64_t panel) {
+inline void unpack_nf4(float* out, int64_t stride, const Nf4Matrix& w, int64_t panel) {
   const F32x16 values = load(kNf4Values);
   Nf4PanelScales scales(w, panel);
   const uint8_t* line = w.panel_codes(panel);
@@ -93,9 +93,7 @@ inline void unpack_nf4(float* out, const Nf4Matrix& w, int64_t panel) {
     const F32x16 scale = scales.at(g);
     for (int64_t eight = 0; eight < kInt8Group / kNf4LineInputs; ++eight) {
       const I32x16 codes = load_bytes(line);
-      const auto put = [&](int64_t k, I32x16 code) {
-        store(out + k * kInt8Panel, pick(values, code) * scale);
-      };
+      const auto put = [&](int64_t k, I32x16 code) { store(out + k * stride, pick(values, code) * scale); };
       put(0, codes);
       put(1, shift_right<4>(codes));
       put(4, shift_right<8>(codes));
@@ -104,7 +102,7 @@ inline void unpack_nf4(float* out, const Nf4Matrix& w, int64_t panel) {
       put(3, shift_right<20>(codes));
       put(6, shift_right<24>(codes));
       put(7, shift_right<28>(codes));
-      out += kNf4LineInputs * kInt8Panel;
+      out += kNf4LineInputs * stride;
       line += kInt8LineBytes;
     }
   }

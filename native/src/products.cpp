@@ -1,12 +1,16 @@
 #include "products.h"
 
 #include <algorithm>
+#include <initializer_list>
 
 namespace gpt2kit {
 namespace {
 
 // Up to this many rows the weights are the traffic and are streamed; above it, packing panels of them pays.
 constexpr int64_t kStreamRows = 24;
+
+// Of a matrix in codes, as floats: as many as `linear` packs for itself.
+constexpr int64_t kUnpackedColumns = 32;
 
 // Room for rows of activations in a buffer of int8_rows_floats().
 Int8Rows int8_rows_in(float* buffer, int64_t rows, int64_t in_features) {
@@ -16,10 +20,21 @@ Int8Rows int8_rows_in(float* buffer, int64_t rows, int64_t in_features) {
           reinterpret_cast<int32_t*>(scales + rows * groups)};
 }
 
-bool has_codes(const Model& model) {
-  return is_coded(model.lm_head.dtype) || std::any_of(model.h.begin(), model.h.end(), [](const Block& block) {
-           return is_coded(block.attn_c_attn.weight.dtype) || is_coded(block.attn_c_proj.weight.dtype) ||
-                  is_coded(block.mlp_c_fc.weight.dtype) || is_coded(block.mlp_c_proj.weight.dtype);
+ByteRows byte_rows_in(float* buffer, int64_t rows, int64_t in_features) {
+  const int64_t stride = byte_rows_stride(in_features), groups = int8_groups(in_features);
+  float* scales = buffer + rows * stride / 4;
+  return {reinterpret_cast<int8_t*>(buffer), stride, scales,
+          reinterpret_cast<int32_t*>(scales + rows * groups)};
+}
+
+// Whether the model multiplies by a matrix in one of these formats.
+bool has_matrix(const Model& model, std::initializer_list<Dtype> formats) {
+  const auto is_one = [&](const Tensor& tensor) {
+    return std::find(formats.begin(), formats.end(), tensor.dtype) != formats.end();
+  };
+  return is_one(model.lm_head) || std::any_of(model.h.begin(), model.h.end(), [&](const Block& block) {
+           return is_one(block.attn_c_attn.weight) || is_one(block.attn_c_proj.weight) ||
+                  is_one(block.mlp_c_fc.weight) || is_one(block.mlp_c_proj.weight);
          });
 }
 
@@ -28,15 +43,18 @@ int64_t widest(const ModelShape& shape) { return std::max(3 * shape.n_embd, shap
 }  // namespace
 
 Products::Products(const Model& model, const Kernels& kernels, const BFloat16Kernels* bfloat16,
-                   ThreadPool& pool)
+                   Precisions precisions, ThreadPool& pool)
     : model_(model),
       kernels_(kernels),
       bfloat16_(bfloat16),
+      precisions_(precisions),
       pool_(pool),
-      uses_codes_(has_codes(model)),
+      uses_int8_(has_matrix(model, {Dtype::kInt8})),
+      uses_codes_(uses_int8_ || has_matrix(model, {Dtype::kNf4})),
       private_int8_rows_(static_cast<size_t>(pool.size())),
       biases_(static_cast<size_t>(pool.size())),
-      scratch_(static_cast<size_t>(pool.size())) {}
+      scratch_(static_cast<size_t>(pool.size())),
+      unpacked_(static_cast<size_t>(pool.size())) {}
 
 void Products::reserve(int64_t rows) {
   const ModelShape& shape = model_.shape;
@@ -47,6 +65,8 @@ void Products::reserve(int64_t rows) {
     if (uses_codes_) private_int8_rows_[member].reserve(int8_rows_floats(kPrivateRows, most_in));
     biases_[member].reserve(widest(shape));
     scratch_[member].reserve(linear_scratch_floats(most_in));
+    if (uses_codes_ && precisions_.has(Precision::kFloat32))
+      unpacked_[member].reserve(most_in * kUnpackedColumns);
   }
 }
 
@@ -54,7 +74,9 @@ void Products::multiply(void* out, int64_t out_stride, const Activations& x, con
                         Activation activation, bool add_to_out, bool round_out, int member) {
   const float* bias = as_floats(kernels_, linear.bias, 0, linear.out_features, biases_[member].data());
   const Epilogue epilogue{bias, activation, add_to_out, round_out};
-  if (is_coded(linear.weight.dtype)) {
+  if (is_coded(linear.weight.dtype) && precisions_.in(x.phase) == Precision::kFloat32) {
+    multiply_unpacked(static_cast<float*>(out), out_stride, x, linear, epilogue, member);
+  } else if (is_coded(linear.weight.dtype)) {
     multiply_codes(static_cast<float*>(out), out_stride, x, linear.weight, linear.in_features,
                    linear.out_features, epilogue, member);
   } else if (x.rows > kStreamRows) {
@@ -119,18 +141,65 @@ void Products::multiply_codes(float* out, int64_t out_stride, const Activations&
                               int member) {
   const bool alone = x.rows <= kPrivateRows;
   float* buffer = (alone ? private_int8_rows_[member] : int8_rows_).data();
-  const Int8Rows integers = int8_rows_in(buffer, x.rows, in_features);
+  const float* values = static_cast<const float*>(x.values);
   const Range range = alone ? Range{0, x.rows} : share(x.rows, 1, member, pool_.members());
-  kernels_.int8->quantize(integers, static_cast<const float*>(x.values), x.stride, in_features, range.begin,
-                          range.end);
-  if (!alone) pool_.barrier();
-  const Range panels = share(int8_panels(out_features), 2, member, pool_.members());
+  const auto run = [&](const auto& integers, auto quantize, const auto& matrix, auto multiply,
+                       int64_t panels_together) {
+    quantize(integers, values, x.stride, in_features, range.begin, range.end);
+    if (!alone) pool_.barrier();
+    const Range panels = share(int8_panels(out_features), panels_together, member, pool_.members());
+    multiply(out, out_stride, integers, matrix, x.rows, panels.begin, panels.end, epilogue);
+  };
+  const Int8Kernels& int8 = *kernels_.int8;
   if (w.dtype == Dtype::kNf4) {
-    kernels_.nf4->multiply(out, out_stride, integers, nf4_matrix(w, in_features, out_features), x.rows,
-                           panels.begin, panels.end, epilogue);
+    run(int8_rows_in(buffer, x.rows, in_features), int8.quantize, nf4_matrix(w, in_features, out_features),
+        kernels_.nf4->multiply, 2);
+  } else if (precisions_.in(x.phase) == Precision::kInt8) {
+    run(byte_rows_in(buffer, x.rows, in_features), int8.quantize_bytes,
+        int8_matrix(w, in_features, out_features), int8.multiply_bytes, 3);
   } else {
-    kernels_.int8->multiply(out, out_stride, integers, int8_matrix(w, in_features, out_features), x.rows,
-                            panels.begin, panels.end, epilogue);
+    run(int8_rows_in(buffer, x.rows, in_features), int8.quantize, int8_matrix(w, in_features, out_features),
+        int8.multiply, 2);
+  }
+}
+
+// One panel, as rows of `stride` floats, 16 of which are its own.
+void Products::unpack(float* out, int64_t stride, const Tensor& w, int64_t in_features, int64_t out_features,
+                      int64_t panel) const {
+  if (w.dtype == Dtype::kNf4) {
+    kernels_.nf4->unpack(out, stride, nf4_matrix(w, in_features, out_features), panel);
+  } else {
+    kernels_.int8->unpack(out, stride, int8_matrix(w, in_features, out_features), panel);
+  }
+}
+
+// What linear does to the dequantised weights, of which there are but a few columns at a time.
+void Products::multiply_unpacked(float* out, int64_t out_stride, const Activations& x, const Linear& linear,
+                                 const Epilogue& epilogue, int member) {
+  const int64_t I = linear.in_features, O = linear.out_features;
+  float* columns = unpacked_[member].data();
+  const Range range = share(O, kUnpackedColumns, member, pool_.members());
+  for (int64_t n = range.begin; n < range.end; n += kUnpackedColumns) {
+    const int64_t width = std::min(kUnpackedColumns, O - n);
+    for (int64_t at = 0; at < width; at += kInt8Panel)
+      unpack(columns + at, kUnpackedColumns, linear.weight, I, O, (n + at) / kInt8Panel);
+    Epilogue part = epilogue;
+    if (part.bias) part.bias += n;
+    kernels_.reading(Dtype::kFloat32)
+        .linear(out + n, out_stride, static_cast<const float*>(x.values), x.stride, columns, kUnpackedColumns,
+                x.rows, I, 0, width, part, scratch_[member].data());
+  }
+}
+
+void Products::project_unpacked(float* logits, const Activations& x, int member) {
+  const int64_t C = model_.shape.n_embd, V = model_.shape.vocab_size;
+  float* columns = unpacked_[member].data();
+  const Range panels = share(int8_panels(V), 1, member, pool_.members());
+  for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+    const int64_t n = panel * kInt8Panel;
+    unpack(columns, kInt8Panel, model_.lm_head, C, V, panel);
+    kernels_.project_panel(logits + n, V, static_cast<const float*>(x.values), x.stride, columns, x.rows, C,
+                           std::min(kInt8Panel, V - n));
   }
 }
 
@@ -138,6 +207,7 @@ void Products::project(float* logits, const Activations& x, int member) {
   const int64_t C = model_.shape.n_embd, V = model_.shape.vocab_size;
   const Tensor& head = model_.lm_head;
   if (is_coded(head.dtype)) {
+    if (precisions_.in(x.phase) == Precision::kFloat32) return project_unpacked(logits, x, member);
     const Epilogue plain{nullptr, Activation::kNone, /*add_to_out=*/false, /*round_out=*/false};
     multiply_codes(logits, V, x, head, C, V, plain, member);
     return;

@@ -75,6 +75,8 @@ class NativeModel:
         threads: int,
         isa: str | None = None,
         compute: str = "float32",
+        prefill_precision: str = "int16",
+        decode_precision: str = "int16",
     ) -> None: ...
     @property
     def isa(self) -> str: ...
@@ -93,8 +95,9 @@ class NativeModel:
         hidden_states: bool,
         attentions: bool,
         head_mask: npt.NDArray[np.float32] | None,
+        phases: Sequence[str],
     ) -> tuple[Any, Any, Any, Any]: ...
-    def project(self, states: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]: ...
+    def project(self, states: npt.NDArray[np.float32], phase: str) -> npt.NDArray[np.float32]: ...
     def generate(
         self,
         *,

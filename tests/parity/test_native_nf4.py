@@ -172,12 +172,38 @@ def test_activations_that_are_not_finite_spoil_their_own_row_only(isa: str) -> N
         assert np.array_equal(np.delete(got, 2, axis=0), np.delete(clean, 2, axis=0))
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_float32_gives_the_bits_of_the_dequantised_weights(seed: int) -> None:
+    rng = random.Random(seed)
+    if seed < 5:
+        config, weights = nf4_model(7500 + seed)
+        packed = in_nf4(weights, rng)
+    else:  # int8 in shapes that fill no groups and panels
+        _, config, weights = random_model(7500 + seed, n_positions=60)
+        packed = {
+            name: packed_int8(array.T if name in WORDS else array) if is_matrix(name) else array
+            for name, array in weights.items()
+        }
+    exact = NativeEngine(config, dequantized(packed), threads=rng.randint(1, 2))
+    prompts = random_prompts(config, rng)
+    expected = all_outputs(exact, prompts)
+    for isa in _native.supported_isas():
+        engine = NativeEngine(config, packed, threads=rng.randint(1, 2), isa=isa, compute="float32")
+        for got, want in zip(all_outputs(engine, prompts), expected, strict=True):
+            assert np.array_equal(got, want)
+        sequence = engine.new_sequence()
+        single = [engine.forward([(sequence, [id])], phase="decode")[0].logits for id in prompts[0][:8]]
+        assert np.array_equal(np.stack(single), expected[0][:8])
+        assert np.array_equal(engine.head(expected[1]), expected[0])
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_results_are_those_of_the_dequantised_weights(seed: int) -> None:
     config, weights = nf4_model(7300 + seed, activation_function="gelu_new")
     packed = in_nf4(weights, random.Random(seed))
     prompts = [[random.Random(seed).randrange(config.vocab_size) for _ in range(30)]]
-    engine, exact = NativeEngine(config, packed), NativeEngine(config, dequantized(packed))
+    engine = NativeEngine(config, packed, compute="int16")
+    exact = NativeEngine(config, dequantized(packed))
     for got, want in zip(all_outputs(engine, prompts), all_outputs(exact, prompts), strict=True):
         assert (
             relative_error(got, want) < 2e-2

@@ -30,6 +30,11 @@ _DTYPE_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
     help="What the weights are converted to; auto leaves them as they are [auto].",
 )
 @click.option("--quant", type=click.Choice(["int8", "nf4"]), help="Quantise the weights.")
+@click.option(
+    "--compute",
+    type=click.Choice(["auto", "float32", "bfloat16", "int16", "int8"]),
+    help="What activations become before they meet the weights [auto].",
+)
 @click.option("--prompt", type=click.IntRange(min=1), metavar="N", help="Tokens of the prompt [512].")
 @click.option("--decode", type=click.IntRange(min=1), metavar="N", help="New tokens of a generation [128].")
 @click.option(
@@ -76,7 +81,12 @@ def bench(model: str | None, **given: Any) -> None:
         allow_pickle=given["allow_pickle"],
     )
     engine = load_engine(
-        checkpoint, dtype=given["dtype"], quant=given["quant"], threads=given["threads"], engine="native"
+        checkpoint,
+        dtype=given["dtype"],
+        quant=given["quant"],
+        threads=given["threads"],
+        engine="native",
+        compute=given["compute"],
     )
     load_s = time.perf_counter() - start
     assert isinstance(engine, NativeEngine)

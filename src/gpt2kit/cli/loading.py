@@ -21,6 +21,11 @@ _OPTIONS = (
         "--dtype", default="auto", metavar="DTYPE", help="auto, float32, bfloat16 or float16 [auto]."
     ),
     click.option("--quant", type=click.Choice(["int8", "nf4"]), help="Hold the weights in 8 or 4 bits."),
+    click.option(
+        "--compute",
+        type=click.Choice(["auto", "float32", "bfloat16", "int16", "int8"]),
+        help="What activations become before they meet the weights [auto].",
+    ),
     click.option("--engine", type=click.Choice(["auto", "native", "torch"]), default="auto", help="[auto]"),
     click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads of the native engine."),
     click.option("--revision", metavar="REV", help="Branch, tag or commit of a model on the hub."),
@@ -59,6 +64,7 @@ def load_pipeline(task: str, model: str | None, given: dict[str, Any], **options
         device=given["device"],
         dtype=given["dtype"],
         quant=given["quant"],
+        compute=given["compute"],
         engine=given["engine"],
         threads=given["threads"],
         revision=given["revision"],

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from gpt2kit.checkpoint import Checkpoint, open_checkpoint
 from gpt2kit.checkpoint.dtypes import DTYPE_OPTIONS
 from gpt2kit.config import GenerationConfig, GPT2Config
+from gpt2kit.engine.compute import Compute
 from gpt2kit.engine.native import NativeEngine, unsupported_reason
 from gpt2kit.engine.quantize import check_quant
 from gpt2kit.errors import EngineError, MissingDependencyError
@@ -25,7 +26,7 @@ def load_engine(
     threads: int | None = None,
     engine: Literal["auto", "native", "torch"] = "auto",
     *,
-    compute: Literal["float32", "bfloat16"] | None = None,
+    compute: Compute | None = None,
     device: str | int | None = None,
     **checkpoint_options: Any,
 ) -> Engine:
@@ -40,8 +41,9 @@ def load_engine(
         blocks in bitsandbytes' NF4 with double quantisation, embeddings and head in 8 bits. Needs dtype "auto".
     threads: for the native engine, by default every processor that the process may use.
     engine: "native" (C++, CPU), "torch", or "auto": native unless the device or the model forbids it.
-    compute: for the native engine: "float32", its default, or "bfloat16", which rounds activations before each
-        product with a matrix and needs dtype="bfloat16" or a file that is; see NativeEngine.
+    compute: for the native engine, what activations become before each product with a matrix. "auto" (None) is
+        "float32" for matrices of floats; "bfloat16" needs dtype="bfloat16" or a file that is. int8 matrices take
+        "int16" or "int8", by default 8 bits in prompts and 16 in what is generated; see NativeEngine.
     device: None or "cpu" for the CPU; anything else is a torch device and needs the torch engine.
     checkpoint_options: revision, subfolder, token, ... of open_checkpoint.
 
@@ -59,7 +61,7 @@ def load_engine(
             dtype=dtype,
             quant=quant,
             threads=threads,
-            compute=compute if compute is not None else "float32",
+            compute=compute,
             generation_config=generation_config,
         )
     from gpt2kit.engine.torch import TorchEngine
@@ -73,7 +75,7 @@ def load_engine(
         raise EngineError(
             "threads is for the native engine; call torch.set_num_threads() for the torch engine"
         )
-    if compute is not None:
+    if compute not in (None, "auto"):
         raise EngineError("compute is for the native engine; the torch engine computes in dtype")
     return TorchEngine.from_checkpoint(
         checkpoint,

@@ -19,10 +19,11 @@ from gpt2kit.checkpoint.names import is_conv1d
 from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.config.bitsandbytes import quantization_of
 from gpt2kit.config.packed import packed_format
+from gpt2kit.engine.compute import Compute, computing
 from gpt2kit.engine.quantize import is_matrix, native_weights
 from gpt2kit.errors import EngineError, GenerationError
 from gpt2kit.generation import generate
-from gpt2kit.generation.protocol import Output, Sequence
+from gpt2kit.generation.protocol import Output, Phase, Sequence, phases
 from gpt2kit.generation.sampling import no_choice_message
 from gpt2kit.quant import BLOCKSIZE, PackedInt8, PackedNf4
 
@@ -100,6 +101,10 @@ def shallower(config: GPT2Config, n_layer: int) -> GPT2Config:
     return found
 
 
+def _format(array: WeightArray) -> str:
+    return "int8" if isinstance(array, PackedInt8) else "nf4" if isinstance(array, PackedNf4) else "float"
+
+
 def _bits(name: str, array: WeightArray) -> dict[str, npt.NDArray[Any]]:
     """Give what the core reads: bfloat16 goes as uint16, which therefore may come from BFloat16Array only."""
     if isinstance(array, BFloat16Array):
@@ -115,17 +120,17 @@ def _bits(name: str, array: WeightArray) -> dict[str, npt.NDArray[Any]]:
 
 
 class NativeEngine:
-    """Runs a GPT-2 on the CPU over weights in float32, bfloat16, float16 or int8.
+    """Runs a GPT-2 on the CPU over weights in float32, bfloat16, float16, int8 or NF4.
 
     Weights are read where they lie at every call: what changes in them shows at once. By default all arithmetic is
     float32. 16-bit weights are widened, which is exact, as they are read: results are those of the same weights in
-    float32, to the bit. What meets an int8 matrix is rounded to 16 bits, a hundredth of the rounding of its weights.
-    With compute="bfloat16" what a matrix multiplies is rounded to bfloat16 first, prompts and single tokens alike;
-    sums, norms, attention, activation functions and the residual stream stay in float32.
+    float32, to the bit. What meets a matrix in int8 or NF4 is rounded to 16 bits, a hundredth of the rounding of its
+    weights, or, for int8 in prompts, to 8; compute="float32" rounds nothing. With compute="bfloat16" what a matrix multiplies is rounded to bfloat16 first, prompts and
+    single tokens alike; sums, norms, attention, activation functions and the residual stream stay in float32.
 
-    A row's result depends on its own tokens only, to the bit: not on the batch, on how a prompt is cut into
-    calls, on the number of threads or on the instruction set. Safe to call from several threads; calls take
-    turns.
+    A row's result depends on its own tokens and their phases only, to the bit: not on the batch, on how a prompt is
+    cut into calls, on the number of threads or on the instruction set. Safe to call from several threads; calls
+    take turns.
     """
 
     def __init__(
@@ -135,7 +140,7 @@ class NativeEngine:
         *,
         threads: int | None = None,
         isa: str | None = None,
-        compute: Literal["float32", "bfloat16"] = "float32",
+        compute: Compute | None = None,
         generation_config: GenerationConfig | None = None,
     ) -> None:
         """Take weights under the checkpoint's names, without the prefix `transformer.`.
@@ -145,8 +150,11 @@ class NativeEngine:
             PackedInt8 (quant/int8.py).
         threads: how many to compute with, by default all that the process may use.
         isa: "reference", "avx2" or "avx512" to force one; by default GPT2KIT_ISA, else the best there is.
-        compute: "bfloat16" rounds activations before each product with a matrix. Prompts then take half the time on
-            a processor with AVX512-BF16; all matrices but wpe must be bfloat16.
+        compute: what activations become before each product with a matrix. "bfloat16": then prompts take half the
+            time on a processor with AVX512-BF16; all matrices but wpe must be bfloat16. "int16" and "int8", for
+            int8 matrices: integers, in both phases; NF4 matrices take 16 bits with either. "float32" with matrices in
+            codes: the results of the dequantised matrices, to the bit, at a fraction of the speed. "auto", or None:
+            "float32" for matrices of floats; for those in int8 8 bits in prompts and 16 in what is generated.
         generation_config: defaults for generate().
         Raises EngineError for a configuration that has no native implementation or an unusable argument.
         """
@@ -155,7 +163,10 @@ class NativeEngine:
             raise EngineError(f"threads is {threads}; it must be from 1 to 1024")
         self._config = config
         self._weights = dict(weights)
-        self._compute = compute
+        self._computing = computing(
+            compute,
+            {_format(array) for name, array in weights.items() if is_matrix(name)},
+        )
         self.generation_config = generation_config
         try:
             self._model = _native.NativeModel(
@@ -174,7 +185,9 @@ class NativeEngine:
                 },
                 threads=threads if threads is not None else available_threads(),
                 isa=isa,
-                compute=compute,
+                compute=self._computing.floats,
+                prefill_precision=self._computing.prefill,
+                decode_precision=self._computing.decode,
             )
         except (ValueError, TypeError, RuntimeError) as error:
             raise EngineError(str(error)) from error
@@ -188,7 +201,7 @@ class NativeEngine:
         quant: str | None = None,
         threads: int | None = None,
         isa: str | None = None,
-        compute: Literal["float32", "bfloat16"] = "float32",
+        compute: Compute | None = None,
         generation_config: GenerationConfig | None = None,
     ) -> NativeEngine:
         """Use a checkpoint's weights.
@@ -229,19 +242,19 @@ class NativeEngine:
         return str(self._model.isa)
 
     @property
-    def compute(self) -> Literal["float32", "bfloat16"]:
-        """What products are computed in."""
-        return self._compute
+    def compute(self) -> Compute:
+        """What activations become before products: "auto" where that depends on the phase."""
+        return self._computing.name
 
     @property
     def quant(self) -> str | None:
         """The format of the matrices: "int8", "nf4" where all of the blocks are in it, "mixed", or None."""
-        matrices = {name: array for name, array in self._weights.items() if is_matrix(name)}
-        if all(isinstance(array, PackedNf4) for name, array in matrices.items() if is_conv1d(name)):
+        formats = {name: _format(array) for name, array in self._weights.items() if is_matrix(name)}
+        if all(format == "nf4" for name, format in formats.items() if is_conv1d(name)):
             return "nf4"
-        count = sum(isinstance(array, PackedInt8) for array in matrices.values())
-        is_mixed = count or any(isinstance(array, PackedNf4) for array in matrices.values())
-        return "int8" if count == len(matrices) else "mixed" if is_mixed else None
+        if set(formats.values()) == {"int8"}:
+            return "int8"
+        return None if set(formats.values()) == {"float"} else "mixed"
 
     @property
     def threads(self) -> int:
@@ -281,10 +294,12 @@ class NativeEngine:
         hidden_states: bool = False,
         attentions: bool = False,
         head_mask: npt.ArrayLike | None = None,
+        phase: Phase | Items[Phase] = "prefill",
     ) -> list[Output]:
         """Append each row's new ids to its sequence and return one Output a row, in order.
 
         head_mask: (n_layer, n_head), multiplies the attention probabilities of each head.
+        phase: of all rows, or of each. It matters to int8 matrices with compute "auto" alone.
         Raises EngineError for ids out of range, too many tokens, a head_mask of another shape, or a sequence
         that is freed, foreign or used twice; then no sequence has changed.
         """
@@ -299,6 +314,7 @@ class NativeEngine:
                 hidden_states=hidden_states,
                 attentions=attentions,
                 head_mask=mask,
+                phases=phases(phase, len(work)),
             )
         except (ValueError, TypeError) as error:
             raise EngineError(str(error)) from error
@@ -320,17 +336,17 @@ class NativeEngine:
             start += length
         return outputs
 
-    def head(self, states: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def head(self, states: npt.NDArray[np.float32], *, phase: Phase = "prefill") -> npt.NDArray[np.float32]:
         """Return logits (N, V) for hidden states (N, C), which are multiplied by the head as they are."""
         try:
-            return self._model.project(states)
+            return self._model.project(states, phase)
         except (ValueError, TypeError) as error:
             raise EngineError(str(error)) from error
 
     def first_layers(self, n_layer: int) -> NativeEngine:
         """Return an engine of the first n_layer blocks, the last norm and the head, over the same weights."""
         config = shallower(self._config, n_layer)
-        return NativeEngine(config, self._weights, threads=self.threads, isa=self.isa, compute=self._compute)
+        return NativeEngine(config, self._weights, threads=self.threads, isa=self.isa, compute=self.compute)
 
     def generate(
         self,

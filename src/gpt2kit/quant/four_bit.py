@@ -163,7 +163,8 @@ def _nearest_steps() -> NDArray[np.uint8]:
     code = dynamic_map()
     middles = np.float32(0.5) * (code[:-1] + code[1:])
     places = np.float32(-1) + np.arange(_STEPS, dtype=np.float32) * np.float32(2) / np.float32(_STEPS - 1)
-    return np.searchsorted(middles, places).astype(np.uint8)
+    steps: NDArray[np.uint8] = np.searchsorted(middles, places).astype(np.uint8)
+    return steps
 
 
 def _scaled(panel: NDArray[np.float32], blocksize: int, scales: NDArray[np.float32]) -> NDArray[np.float32]:
