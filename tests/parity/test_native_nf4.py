@@ -210,13 +210,30 @@ def test_results_are_those_of_the_dequantised_weights(seed: int) -> None:
         )  # roundings of 4e-4 a weight, through up to four random blocks
 
 
+def perplexity(engine: NativeEngine) -> float:
+    found = total(score(engine, AutoTokenizer.from_pretrained(builtin.path()), [EXCERPT])).perplexity
+    assert found is not None
+    return found
+
+
 def test_perplexity_is_that_of_the_dequantised_weights() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(builtin.path())
     engine = load_engine(builtin.path(), quant="nf4")
     assert isinstance(engine, NativeEngine) and engine.quant == "nf4"
-    exact = NativeEngine(engine.config, dequantized(engine._weights))
-    ours, theirs = (total(score(e, tokenizer, [EXCERPT])).perplexity for e in (engine, exact))
-    assert ours is not None and theirs is not None and abs(ours / theirs - 1) < 1e-3
+    exact = perplexity(NativeEngine(engine.config, dequantized(engine._weights)))
+    assert perplexity(engine) == pytest.approx(exact, rel=1e-3)
+    assert perplexity(load_engine(builtin.path(), quant="nf4", compute="int16")) == pytest.approx(
+        exact, rel=1e-4
+    )
+
+
+def test_a_head_in_nf4_costs_more_perplexity_than_it_is_worth() -> None:
+    checkpoint = open_checkpoint(builtin.path())
+    plain = perplexity(load_engine(checkpoint))
+    mixed = load_engine(checkpoint, quant="nf4")
+    head = {"lm_head.weight": packed_nf4(np.ascontiguousarray(checkpoint.float32("wte.weight").T))}
+    whole = NativeEngine(mixed.config, mixed._weights | head)
+    assert 1.02 < perplexity(mixed) / plain < 1.05
+    assert perplexity(whole) - plain > 1.3 * (perplexity(mixed) - plain)
 
 
 @pytest.mark.parametrize("double_quant", [True, False])
