@@ -10,9 +10,8 @@
 // Codes lie in panels of 16 outputs and groups of 64 inputs, as those of kernels_int8.h do. A line of 64
 // bytes holds 16 outputs by 8 inputs:
 //   codes [panel][group][line 0..7][output 0..15][byte 0..3]; scales, or their codes, [panel][group][output].
-// The bytes of an output hold the inputs 0 and 1, 4 and 5, 2 and 3, 6 and 7 of its eight, the first of two in
-// the low half. So a shift by 0, 4, 8 or 12 bits leaves a pair of activations' weights at the ends of its two
-// words.
+// Byte b of an output holds the inputs b, in the low half, and b + 4 of its eight. So a shift by 0, 8, 4 or
+// 12 bits leaves the weights of a pair of activations at the ends of its two words.
 //
 // Products with activations in 16 bits (Int8Rows) take the 16 numbers as integers out of 914, which fits them
 // best: each is off by at most kNf4Error of the scale, where neighbours are 0.08 to 0.3 apart. A group's sum
@@ -83,11 +82,8 @@ constexpr float kNf4Error = 3.51e-4f;
 constexpr int16_t kNf4Integers[16] = {-914, -636, -480, -361, -260, -169, -83, 0,
                                       73,   147,  225,  309,  403,  514,  661, 914};
 
-// The byte of an output's four that holds input k of its eight.
-constexpr int64_t nf4_byte(int64_t k) {
-  constexpr int64_t kOrder[4] = {0, 2, 1, 3};
-  return kOrder[k / 2];
-}
+// Where the code of input k of eight begins in the 32 bits of an output.
+constexpr int nf4_shift(int64_t k) { return static_cast<int>(k % 4 * 8 + k / 4 * 4); }
 
 // The 256 numbers of the 8-bit dynamic data type, ascending; dynamic_map() in gpt2kit/quant/codes.py.
 extern const float (&kDynamicMap)[256];

@@ -39,7 +39,8 @@ constexpr DynamicMap kMap = dynamic_map();
 int code_at(const Nf4Matrix& w, int64_t input, int64_t output) {
   const uint8_t* line =
       w.panel_codes(output / kInt8Panel) + input / kNf4LineInputs * kInt8LineBytes + output % kInt8Panel * 4;
-  return line[nf4_byte(input % kNf4LineInputs)] >> input % 2 * 4 & 15;
+  const int shift = nf4_shift(input % kNf4LineInputs);
+  return line[shift / 8] >> shift % 8 & 15;
 }
 
 float scale_at(const Nf4Matrix& w, int64_t group, int64_t output) {

@@ -26,7 +26,8 @@ class Nf4PanelScales {
     first_ = place % kNf4NestedBlock;
     if (groups_ > kMostInRegister) return;
     near_ = num_nested_ >= kLanes ? load(nested_) : load_first(nested_, num_nested_);
-    for (int j = 0; j < kLanes; ++j) blocks_[j] = static_cast<int32_t>(first_ + j * groups_);
+    const auto first = static_cast<int32_t>(first_), groups = static_cast<int32_t>(groups_);
+    for (int32_t j = 0; j < kLanes; ++j) blocks_[j] = first + j * groups;
   }
 
   F32x16 at(int64_t group) {
@@ -95,13 +96,13 @@ inline void unpack_nf4(float* out, int64_t stride, const Nf4Matrix& w, int64_t p
       const I32x16 codes = load_bytes(line);
       const auto put = [&](int64_t k, I32x16 code) { store(out + k * stride, pick(values, code) * scale); };
       put(0, codes);
-      put(1, shift_right<4>(codes));
-      put(4, shift_right<8>(codes));
-      put(5, shift_right<12>(codes));
-      put(2, shift_right<16>(codes));
-      put(3, shift_right<20>(codes));
-      put(6, shift_right<24>(codes));
-      put(7, shift_right<28>(codes));
+      put(1, shift_right<nf4_shift(1)>(codes));
+      put(2, shift_right<nf4_shift(2)>(codes));
+      put(3, shift_right<nf4_shift(3)>(codes));
+      put(4, shift_right<nf4_shift(4)>(codes));
+      put(5, shift_right<nf4_shift(5)>(codes));
+      put(6, shift_right<nf4_shift(6)>(codes));
+      put(7, shift_right<nf4_shift(7)>(codes));
       out += kNf4LineInputs * stride;
       line += kInt8LineBytes;
     }

@@ -28,9 +28,6 @@ constexpr Middles middles() {
 }
 constexpr Middles kMiddles = middles();
 
-// Where the four bits of input k of eight lie in the 32 bits of an output.
-int shift_of(int64_t k) { return static_cast<int>(nf4_byte(k) * 8 + k % 2 * 4); }
-
 void store_line(uint8_t* line, const uint32_t* words) {
   for (int64_t j = 0; j < kInt8Panel; ++j) {
     for (int64_t b = 0; b < kOutputBytes; ++b)
@@ -43,7 +40,7 @@ void pack_group(uint8_t* lines, const float* weights, int64_t stride, const floa
   for (int64_t eight = 0; eight < kInt8Group / kNf4LineInputs; ++eight) {
     alignas(64) uint32_t words[kInt8Panel] = {};
     for (int64_t k = 0; k < kNf4LineInputs; ++k, weights += stride) {
-      const int shift = shift_of(k);
+      const int shift = nf4_shift(k);
       for (int64_t j = 0; j < kInt8Panel; ++j) {
         const float scaled = weights[j] * factors[j];
         uint32_t code = 0;
@@ -113,7 +110,7 @@ void repack_panel(uint8_t* codes, const uint8_t* stored, int64_t in_features, in
       words[j] = 0;
       for (int64_t k = 0; k < kNf4LineInputs; ++k) {
         const uint32_t code = pairs ? pairs[k / 2] >> (k % 2 ? 0 : 4) & 15u : kZero;
-        words[j] |= code << shift_of(k);
+        words[j] |= code << nf4_shift(k);
       }
     }
     store_line(codes + (panel * eights + eight) * kInt8LineBytes, words);

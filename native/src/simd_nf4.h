@@ -21,7 +21,8 @@ inline Nf4Integers nf4_integers() {
 // For pair 0, 1, 2 or 3 of a line, which stand for the inputs (0, 2), (1, 3), (4, 6), (5, 7).
 template <int kPair>
 inline I32x16 nf4_pair(Nf4Integers integers, I32x16 line) {
-  return {_mm512_permutexvar_epi16(_mm512_srli_epi16(line.v, 4 * kPair), integers.words)};
+  constexpr int kShift = kPair / 2 * 4 + kPair % 2 * 8;
+  return {_mm512_permutexvar_epi16(_mm512_srli_epi16(line.v, kShift), integers.words)};
 }
 
 // table[index mod 16] in each lane.
@@ -87,12 +88,12 @@ inline Nf4Integers nf4_integers() {
 template <int kPair>
 inline __m256i nf4_pair(Nf4Integers integers, __m256i line) {
   const __m256i bits = _mm256_set1_epi8(15);
-  const __m256i index = _mm256_and_si256(kPair % 2 ? _mm256_srli_epi16(line, 4) : line, bits);
+  const __m256i index = _mm256_and_si256(kPair < 2 ? line : _mm256_srli_epi16(line, 4), bits);
   const __m256i low = _mm256_shuffle_epi8(integers.low, index);
   const __m256i high = _mm256_shuffle_epi8(integers.high, index);
   const __m256i odd = _mm256_set1_epi16(static_cast<int16_t>(0xff00));
-  return kPair < 2 ? _mm256_blendv_epi8(low, _mm256_slli_epi16(high, 8), odd)
-                   : _mm256_blendv_epi8(_mm256_srli_epi16(low, 8), high, odd);
+  return kPair % 2 == 0 ? _mm256_blendv_epi8(low, _mm256_slli_epi16(high, 8), odd)
+                        : _mm256_blendv_epi8(_mm256_srli_epi16(low, 8), high, odd);
 }
 template <int kPair>
 inline I32x16 nf4_pair(Nf4Integers integers, I32x16 line) {

@@ -32,15 +32,14 @@ PANEL = 16  # outputs of a line
 LINE_INPUTS = 8
 _LINES = BLOCKSIZE // LINE_INPUTS
 _BYTES = LINE_INPUTS // 2  # of an output in a line
-_ORDER = [0, 2, 1, 3]  # which pair of inputs each of them holds
 
 
 @dataclass(frozen=True)
 class PackedNf4:
     """A matrix in NF4; shape is (in, out).
 
-    codes: uint8 (panels, groups, 8 lines, 16 outputs, 4): two inputs a byte, the first in the low half, in the order
-    of inputs 0 and 1, 4 and 5, 2 and 3, 6 and 7.
+    codes: uint8 (panels, groups, 8 lines, 16 outputs, 4): byte b has inputs b, in the low half, and b + 4 of
+    eight.
     absmax: the scale of each block, (panels, groups, 16 outputs): uint8 codes of dynamic_map(), each times the
     nested_absmax of its 256 blocks, float32 (ceil(out * groups / 256),), plus nested_offset, float32 (1,); blocks are
     counted output by output. Without double quantisation absmax is float32 and the other two are None.
@@ -133,9 +132,9 @@ def packed_nf4(weights: NDArray[Any], threads: int = 1) -> PackedNf4:
 def unpack_nf4(packed: PackedNf4) -> Quantized4bit:
     """Give the matrix (out, in) as bitsandbytes holds it."""
     inputs, outputs = packed.shape
-    pairs = packed.codes[..., _ORDER]  # an order that is its own inverse
-    swapped = pairs << np.uint8(4) | pairs >> np.uint8(4)
-    rows = swapped.transpose(0, 3, 1, 2, 4).reshape(-1, inputs // 2)[:outputs]
+    eights = np.concatenate((packed.codes & np.uint8(15), packed.codes >> np.uint8(4)), axis=-1)
+    pairs = eights[..., ::2] << np.uint8(4) | eights[..., 1::2]
+    rows = pairs.transpose(0, 3, 1, 2, 4).reshape(-1, inputs // 2)[:outputs]
     nested = None
     if packed.nested_absmax is not None and packed.nested_offset is not None:
         nested = NestedScales(packed.nested_absmax, dynamic_map(), float(packed.nested_offset[0]))
