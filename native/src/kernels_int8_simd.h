@@ -178,12 +178,14 @@ inline void multiply_panels(float* out, int64_t out_stride, const Int8Rows& x,
                             const Epilogue& epilogue) {
 #ifdef __AVX512VNNI__
   constexpr int kRowsOfTile = 10, kPanelsOfTile = 2;  // 20 sums, 4 registers of weights, 2 of activations
+  constexpr int kChainsOfRow = 4;
 #else
   constexpr int kRowsOfTile = 3, kPanelsOfTile = 1;
+  constexpr int kChainsOfRow = 1;  // of two registers each, of which there are 16
 #endif
   if (rows == 1) {
     for (int64_t panel = begin; panel < end; ++panel)
-      multiply_tile<Weights, 1, 1, 4>(out, out_stride, x, w, 0, panel, epilogue);
+      multiply_tile<Weights, 1, 1, kChainsOfRow>(out, out_stride, x, w, 0, panel, epilogue);
     return;
   }
   constexpr int64_t kBlockBytes = 384 * 1024;  // of activations, which stay in the second-level cache
