@@ -242,19 +242,20 @@ def test_transformers_refuses_a_packed_folder(tmp_path: Path) -> None:
         transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "packed")
 
 
+@pytest.mark.parametrize("format", ["int8", "nf4"])
 def test_the_command_writes_and_runs_a_packed_folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from gpt2kit import builtin
 
     out = tmp_path / "small"
-    assert main(["quantize", str(builtin.path()), str(out), "--json"]) == 0
+    assert main(["quantize", str(builtin.path()), str(out), "--format", format, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["format"] == "int8" and facts["bytes"] < facts["bytes_before"]
+    assert facts["format"] == format and facts["bytes"] < facts["bytes_before"]
     assert main(["run", "-m", str(out), "In the beginning", "-n", "5", "--greedy"]) == 0
     packed = capsys.readouterr().out
     assert (
-        main(["run", "-m", str(builtin.path()), "--quant", "int8", "In the beginning", "-n", "5", "--greedy"])
+        main(["run", "-m", str(builtin.path()), "--quant", format, "In the beginning", "-n", "5", "--greedy"])
         == 0
     )
     assert capsys.readouterr().out == packed
