@@ -96,6 +96,14 @@ Activation activation_from(const std::string& name) {
   throw nb::value_error(("activation_function '" + name + "' has no native kernel; it has " + known).c_str());
 }
 
+KvFormat kv_format_from(const std::string& name) {
+  if (name == "float32") return KvFormat::kFloat32;
+  if (name == "bfloat16") return KvFormat::kBFloat16;
+  if (name == "int8") return KvFormat::kInt8;
+  throw nb::value_error(
+      ("kv_cache_dtype is '" + name + "'; it must be 'float32', 'bfloat16' or 'int8'").c_str());
+}
+
 class KvSequence {
  public:
   KvSequence(std::shared_ptr<Forward> forward, std::shared_ptr<KvCache> cache)
@@ -121,7 +129,10 @@ class KvSequence {
     cache->truncate(length);
   }
 
-  // (keys, values), each (n_layer, n_head, length, D): copies.
+  // What the keys and values take.
+  int64_t nbytes() const { return cache_ ? cache_->bytes() : 0; }
+
+  // (keys, values), each (n_layer, n_head, length, D): copies, in float32.
   nb::tuple keys_values() const {
     const std::shared_ptr<KvCache> cache = checked("read");
     const ModelShape& model = forward_->model().shape;
@@ -129,7 +140,7 @@ class KvSequence {
     NewArray keys(shape), values(shape);
     {
       const nb::gil_scoped_release release;
-      cache->copy_out(keys.data(), values.data());
+      cache->copy_out(forward_->kernels().attending(cache->format()), keys.data(), values.data());
     }
     return nb::make_tuple(keys.to_numpy(), values.to_numpy());
   }
@@ -165,7 +176,8 @@ class NativeModel {
               int64_t vocab_size, const std::string& activation_function, float layer_norm_epsilon,
               bool scale_attn_weights, bool scale_attn_by_inverse_layer_idx, const nb::dict& weights,
               int threads, std::optional<std::string> isa, const std::string& compute,
-              const std::string& prefill_precision, const std::string& decode_precision) {
+              const std::string& prefill_precision, const std::string& decode_precision,
+              const std::string& kv_cache_dtype) {
     constexpr int64_t kLimit = int64_t{1} << 24;
     const auto check = [](const char* name, int64_t value, int64_t limit) {
       if (value < 1 || value > limit) {
@@ -193,6 +205,7 @@ class NativeModel {
     model.layer_norm_epsilon = layer_norm_epsilon;
     model.scale_attn_weights = scale_attn_weights;
     model.scale_attn_by_inverse_layer_idx = scale_attn_by_inverse_layer_idx;
+    model.kv_format = kv_format_from(kv_cache_dtype);
 
     const auto tensor = [&](const std::string& name, std::initializer_list<int64_t> shape) {
       if (!weights.contains(name.c_str()))
@@ -314,7 +327,7 @@ class NativeModel {
     forward_ = std::make_shared<Forward>(std::move(model), threads, kernels, bfloat16, precisions);
   }
 
-  KvSequence new_sequence() const { return {forward_, std::make_shared<KvCache>(forward_->model().shape)}; }
+  KvSequence new_sequence() const { return {forward_, new_cache()}; }
 
   // A sequence that holds copies of keys and values, each (n_layer, n_head, S, D).
   KvSequence new_sequence_from(const FloatArray& keys, const FloatArray& values) const {
@@ -338,10 +351,11 @@ class NativeModel {
                              "; both must have the same")
                                 .c_str());
     }
-    auto cache = std::make_shared<KvCache>(shape);
+    auto cache = new_cache();
     {
       const nb::gil_scoped_release release;
-      cache->copy_in(keys.data(), values.data(), static_cast<int64_t>(keys.shape(2)));
+      cache->copy_in(forward_->kernels().attending(cache->format()), keys.data(), values.data(),
+                     static_cast<int64_t>(keys.shape(2)));
     }
     return {forward_, std::move(cache)};
   }
@@ -518,6 +532,10 @@ class NativeModel {
   }
 
  private:
+  std::shared_ptr<KvCache> new_cache() const {
+    return std::make_shared<KvCache>(forward_->model().shape, forward_->model().kv_format);
+  }
+
   std::vector<int32_t> checked_ids(const TokenIds& token_ids) const {
     const ModelShape& shape = forward_->model().shape;
     if (token_ids.empty()) throw nb::value_error("token_ids is empty; a forward needs at least one token");
@@ -550,6 +568,7 @@ void bind_engine(nb::module_& m) {
   nb::class_<KvSequence>(m, "KvSequence")
       .def_prop_ro("length", &KvSequence::length)
       .def_prop_ro("is_free", &KvSequence::is_free)
+      .def_prop_ro("nbytes", &KvSequence::nbytes)
       .def("keys_values", &KvSequence::keys_values)
       .def("fork", &KvSequence::fork)
       .def("truncate", &KvSequence::truncate, "length"_a)
@@ -558,11 +577,12 @@ void bind_engine(nb::module_& m) {
   nb::class_<NativeModel>(m, "NativeModel")
       .def(nb::init<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const std::string&, float, bool,
                     bool, const nb::dict&, int, std::optional<std::string>, const std::string&,
-                    const std::string&, const std::string&>(),
+                    const std::string&, const std::string&, const std::string&>(),
            "n_layer"_a, "n_head"_a, "n_embd"_a, "n_inner"_a, "n_positions"_a, "vocab_size"_a,
            "activation_function"_a, "layer_norm_epsilon"_a, "scale_attn_weights"_a,
            "scale_attn_by_inverse_layer_idx"_a, "weights"_a, "threads"_a, "isa"_a = nb::none(),
-           "compute"_a = "float32", "prefill_precision"_a = "int16", "decode_precision"_a = "int16")
+           "compute"_a = "float32", "prefill_precision"_a = "int16", "decode_precision"_a = "int16",
+           "kv_cache_dtype"_a = "float32")
       .def_prop_ro("isa", &NativeModel::isa)
       .def_prop_ro("threads", &NativeModel::threads)
       .def("new_sequence", &NativeModel::new_sequence)

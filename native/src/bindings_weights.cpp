@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <new>
 #include <optional>
@@ -141,9 +142,26 @@ nb::object repack_to_nf4(const Bytes& stored, size_t in, size_t out, int threads
   return codes.to_numpy();
 }
 
+// Bits of bfloat16: infinity and NaN are above all finite numbers, negative ones above those.
+bool are_scales(const AnyArray& scales) {
+  if (scales.dtype() != nb::dtype<uint16_t>()) throw nb::type_error("scales must be uint16");
+  const auto* bits = static_cast<const uint16_t*>(scales.data());
+  uint16_t largest = 0;
+  for (size_t i = 0; i < scales.size(); ++i) largest = bits[i] > largest ? bits[i] : largest;
+  return largest < 0x7f80;
+}
+
+bool are_finite(const AnyArray& values) {
+  if (values.dtype() != nb::dtype<float>()) throw nb::type_error("values must be float32");
+  const auto* floats = static_cast<const float*>(values.data());
+  return std::all_of(floats, floats + values.size(), [](float x) { return std::isfinite(x); });
+}
+
 }  // namespace
 
 void bind_weights(nb::module_& m) {
+  m.def("are_scales", &are_scales, "scales"_a.noconvert());
+  m.def("are_finite", &are_finite, "values"_a.noconvert());
   m.def("pack_int8", &pack_to_int8, "weights"_a.noconvert(), "is_transposed"_a, "threads"_a);
   m.def("pack_nf4", &pack_to_nf4, "weights"_a.noconvert(), "threads"_a);
   m.def("repack_nf4", &repack_to_nf4, "stored"_a.noconvert(), "in_features"_a, "out_features"_a, "threads"_a);

@@ -69,8 +69,9 @@ std::vector<std::vector<int32_t>> generate(Forward& forward, const std::vector<P
     const int64_t room = options.max_rows - static_cast<int64_t>(num_running);
     int64_t joining = num_running ? room / per_prompt : std::max<int64_t>(1, room / per_prompt);
     for (; joining > 0 && next_prompt < num_prompts; --joining, ++next_prompt) {
-      active.push_back(
-          {next_prompt, 0, std::make_shared<KvCache>(forward.model().shape), prompts[next_prompt].token_ids});
+      active.push_back({next_prompt, 0,
+                        std::make_shared<KvCache>(forward.model().shape, forward.model().kv_format),
+                        prompts[next_prompt].token_ids});
       work.push_back(pending(active.back(), n_positions));
     }
     logits.resize(work.size() * static_cast<size_t>(V));

@@ -1,5 +1,6 @@
 // The kernels for AVX2; this file is compiled with that instruction set's flags.
 
+#include "kernels_attention_simd.h"
 #include "kernels_simd.h"
 
 namespace gpt2kit {
@@ -8,7 +9,7 @@ const Kernels kAvx2Kernels = {"avx2",
                               {kReading<float>, kReading<BFloat16>, kReading<Float16>},
                               finish_sums,
                               layer_norm,
-                              attention,
+                              kAttention,
                               project_panel,
                               &kInt8Avx2Kernels,
                               &kNf4Avx2Kernels};

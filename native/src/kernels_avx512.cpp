@@ -1,5 +1,6 @@
 // The kernels for AVX-512; this file is compiled with that instruction set's flags.
 
+#include "kernels_attention_simd.h"
 #include "kernels_simd.h"
 
 namespace gpt2kit {
@@ -8,7 +9,7 @@ namespace {
 constexpr Kernels with_codes(const Int8Kernels* int8, const Nf4Kernels* nf4) {
   return {"avx512",    {kReading<float>, kReading<BFloat16>, kReading<Float16>},
           finish_sums, layer_norm,
-          attention,   project_panel,
+          kAttention,  project_panel,
           int8,        nf4};
 }
 

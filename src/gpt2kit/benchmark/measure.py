@@ -178,7 +178,7 @@ def measure(engine: NativeEngine, settings: Settings) -> Report:
 
     def decode_phase(name: str, rows: int) -> Phase:
         speeds = [rows * settings.decode / s for s in seconds[name]]
-        return Phase(speeds, decode_work(config, weights, past, rows) / rows)
+        return Phase(speeds, decode_work(config, weights, past, rows, engine.kv_cache_dtype) / rows)
 
     return Report(
         settings=settings,

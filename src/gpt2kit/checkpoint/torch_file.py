@@ -132,6 +132,8 @@ class TorchFile:
         array.flags.writeable = False
         return array
 
+    buffer = view
+
     def release(self, name: str, begin: int, end: int) -> None:
         """Do nothing: the data is torch's."""
 

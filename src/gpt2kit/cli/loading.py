@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from gpt2kit.cli.console import notice
+from gpt2kit.cli.options import compute_option, kv_cache_option
 
 if TYPE_CHECKING:
     from gpt2kit.pipelines import Pipeline, TextGenerationPipeline
@@ -21,11 +22,8 @@ _OPTIONS = (
         "--dtype", default="auto", metavar="DTYPE", help="auto, float32, bfloat16 or float16 [auto]."
     ),
     click.option("--quant", type=click.Choice(["int8", "nf4"]), help="Hold the weights in 8 or 4 bits."),
-    click.option(
-        "--compute",
-        type=click.Choice(["auto", "float32", "bfloat16", "int16", "int8"]),
-        help="What activations become before they meet the weights [auto].",
-    ),
+    compute_option,
+    kv_cache_option,
     click.option("--engine", type=click.Choice(["auto", "native", "torch"]), default="auto", help="[auto]"),
     click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads of the native engine."),
     click.option("--revision", metavar="REV", help="Branch, tag or commit of a model on the hub."),
@@ -67,6 +65,7 @@ def load_pipeline(task: str, model: str | None, given: dict[str, Any], **options
         compute=given["compute"],
         engine=given["engine"],
         threads=given["threads"],
+        kv_cache_dtype=given["kv_cache_dtype"],
         revision=given["revision"],
         allow_pickle=given["allow_pickle"],
         **options,

@@ -11,7 +11,7 @@ from gpt2kit.checkpoint import Checkpoint, open_checkpoint
 from gpt2kit.checkpoint.dtypes import DTYPE_OPTIONS
 from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.engine.compute import Compute
-from gpt2kit.engine.native import NativeEngine, unsupported_reason
+from gpt2kit.engine.native import KvCacheDtype, NativeEngine, unsupported_reason
 from gpt2kit.engine.quantize import check_quant
 from gpt2kit.errors import EngineError, MissingDependencyError
 from gpt2kit.generation.protocol import Engine
@@ -26,7 +26,9 @@ def load_engine(
     threads: int | None = None,
     engine: Literal["auto", "native", "torch"] = "auto",
     *,
+    quant_cache: bool = True,
     compute: Compute | None = None,
+    kv_cache_dtype: KvCacheDtype | None = None,
     device: str | int | None = None,
     **checkpoint_options: Any,
 ) -> Engine:
@@ -41,9 +43,13 @@ def load_engine(
         blocks in bitsandbytes' NF4 with double quantisation, embeddings and head in 8 bits. Needs dtype "auto".
     threads: for the native engine, by default every processor that the process may use.
     engine: "native" (C++, CPU), "torch", or "auto": native unless the device or the model forbids it.
+    quant_cache: keep what quant makes of a large model for the next load, in a folder that the environment variable
+        GPT2KIT_CACHE names or, set to "off", denies; see docs/quantization.md.
     compute: for the native engine, what activations become before each product with a matrix. "auto" (None) is
         "float32" for matrices of floats; "bfloat16" needs dtype="bfloat16" or a file that is. int8 matrices take
         "int16" or "int8", by default 8 bits in prompts and 16 in what is generated; see NativeEngine.
+    kv_cache_dtype: for the native engine: what keys and values are kept in, "float32", its default, "bfloat16" or
+        "int8".
     device: None or "cpu" for the CPU; anything else is a torch device and needs the torch engine.
     checkpoint_options: revision, subfolder, token, ... of open_checkpoint.
 
@@ -60,8 +66,10 @@ def load_engine(
             checkpoint,
             dtype=dtype,
             quant=quant,
+            quant_cache=quant_cache,
             threads=threads,
             compute=compute,
+            kv_cache_dtype=kv_cache_dtype if kv_cache_dtype is not None else "float32",
             generation_config=generation_config,
         )
     from gpt2kit.engine.torch import TorchEngine
@@ -77,6 +85,10 @@ def load_engine(
         )
     if compute not in (None, "auto"):
         raise EngineError("compute is for the native engine; the torch engine computes in dtype")
+    if kv_cache_dtype is not None:
+        raise EngineError(
+            "kv_cache_dtype is for the native engine; the torch engine keeps keys and values in dtype"
+        )
     return TorchEngine.from_checkpoint(
         checkpoint,
         dtype=dtype,

@@ -8,14 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from gpt2kit import _native
 from gpt2kit.checkpoint import BFloat16Array
 from gpt2kit.checkpoint.names import is_conv1d
+from gpt2kit.checkpoint.packed import GROUP, PackedInt8, PackedNf4
 from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.config.bitsandbytes import quantization_of
 from gpt2kit.config.packed import packed_format
@@ -24,16 +22,21 @@ from gpt2kit.engine.quantize import is_matrix, native_weights
 from gpt2kit.errors import EngineError, GenerationError
 from gpt2kit.generation import generate
 from gpt2kit.generation.protocol import Output, Phase, Sequence, phases
-from gpt2kit.generation.sampling import no_choice_message
-from gpt2kit.quant import BLOCKSIZE, PackedInt8, PackedNf4
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from gpt2kit.checkpoint import Checkpoint
     from gpt2kit.generation.options import Options
 
-# One tensor of the weights. A matrix may be packed, all but wte.weight also in NF4; wte.weight and lm_head.weight then
-# are (n_embd, vocabulary).
-WeightArray = npt.NDArray[np.float32] | npt.NDArray[np.float16] | BFloat16Array | PackedInt8 | PackedNf4
+# One tensor of the weights; a memoryview holds float32. A matrix may be packed, all but wte.weight also in
+# NF4; wte.weight and lm_head.weight then are (n_embd, vocabulary). In quotes: a packed folder runs without numpy.
+WeightArray: TypeAlias = (
+    "npt.NDArray[np.float32] | npt.NDArray[np.float16] | memoryview | BFloat16Array | PackedInt8 | PackedNf4"
+)
+
+KvCacheDtype = Literal["float32", "bfloat16", "int8"]
 
 # Names of activation_function that have a native kernel.
 ACTIVATIONS = frozenset(
@@ -82,8 +85,8 @@ def unsupported_reason(config: GPT2Config) -> str | None:
 
 def _nf4_reason(config: GPT2Config) -> str | None:
     for name, inputs in (("n_embd", config.n_embd), ("n_inner", config.n_inner)):
-        if inputs is not None and inputs % BLOCKSIZE:
-            return f"{name} is {inputs}, and native products in NF4 need a multiple of {BLOCKSIZE}"
+        if inputs is not None and inputs % GROUP:
+            return f"{name} is {inputs}, and native products in NF4 need a multiple of {GROUP}"
     return None
 
 
@@ -105,15 +108,16 @@ def _format(array: WeightArray) -> str:
     return "int8" if isinstance(array, PackedInt8) else "nf4" if isinstance(array, PackedNf4) else "float"
 
 
-def _bits(name: str, array: WeightArray) -> dict[str, npt.NDArray[Any]]:
+def _bits(name: str, array: WeightArray) -> dict[str, npt.NDArray[Any] | memoryview]:
     """Give what the core reads: bfloat16 goes as uint16, which therefore may come from BFloat16Array only."""
     if isinstance(array, BFloat16Array):
         return {name: array.bits}
     if isinstance(array, (PackedInt8, PackedNf4)):
         return {f"{name}{suffix}": part for suffix, part in array.parts().items()}
-    if isinstance(array, np.ndarray) and array.dtype not in (np.float32, np.float16):
+    dtype = getattr(array, "dtype", "float32")  # the core knows the formats of other buffers
+    if dtype not in ("float32", "float16"):
         raise TypeError(
-            f"tensor {name!r} must be a C-contiguous array of float32, float16 or bfloat16, not {array.dtype}; "
+            f"tensor {name!r} must be a C-contiguous array of float32, float16 or bfloat16, not {dtype}; "
             "wrap the bits of bfloat16 in a BFloat16Array"
         )
     return {name: array}
@@ -141,6 +145,7 @@ class NativeEngine:
         threads: int | None = None,
         isa: str | None = None,
         compute: Compute | None = None,
+        kv_cache_dtype: KvCacheDtype = "float32",
         generation_config: GenerationConfig | None = None,
     ) -> None:
         """Take weights under the checkpoint's names, without the prefix `transformer.`.
@@ -155,6 +160,9 @@ class NativeEngine:
             int8 matrices: integers, in both phases; NF4 matrices take 16 bits with either. "float32" with matrices in
             codes: the results of the dequantised matrices, to the bit, at a fraction of the speed. "auto", or None:
             "float32" for matrices of floats; for those in int8 8 bits in prompts and 16 in what is generated.
+        kv_cache_dtype: what keys and values are kept in. "bfloat16" takes half of the memory and "int8", with a scale
+            for each token and head, some 27 %; attention reads that much less. It computes in float32 over what the
+            cache holds, tokens of the same call included, so results depend on nothing else.
         generation_config: defaults for generate().
         Raises EngineError for a configuration that has no native implementation or an unusable argument.
         """
@@ -167,6 +175,7 @@ class NativeEngine:
             compute,
             {_format(array) for name, array in weights.items() if is_matrix(name)},
         )
+        self._kv_cache_dtype: KvCacheDtype = kv_cache_dtype
         self.generation_config = generation_config
         try:
             self._model = _native.NativeModel(
@@ -188,6 +197,7 @@ class NativeEngine:
                 compute=self._computing.floats,
                 prefill_precision=self._computing.prefill,
                 decode_precision=self._computing.decode,
+                kv_cache_dtype=kv_cache_dtype,
             )
         except (ValueError, TypeError, RuntimeError) as error:
             raise EngineError(str(error)) from error
@@ -199,9 +209,11 @@ class NativeEngine:
         *,
         dtype: str = "auto",
         quant: str | None = None,
+        quant_cache: bool = True,
         threads: int | None = None,
         isa: str | None = None,
         compute: Compute | None = None,
+        kv_cache_dtype: KvCacheDtype = "float32",
         generation_config: GenerationConfig | None = None,
     ) -> NativeEngine:
         """Use a checkpoint's weights.
@@ -211,7 +223,8 @@ class NativeEngine:
         quant: "int8" holds every matrix, the embeddings and the head among them, in 8 bits; "nf4" those of the blocks
             in 4, embeddings and head in 8. Both need dtype "auto". A packed folder has its format already, and so
             has one in bitsandbytes' NF4, whose other weights take dtype.
-        threads, isa, compute, generation_config: as for NativeEngine.
+        quant_cache: as for load_engine.
+        threads, isa, compute, kv_cache_dtype, generation_config: as for NativeEngine.
         """
         _refuse_unsupported(checkpoint.config)
         names = [
@@ -224,10 +237,11 @@ class NativeEngine:
         num_threads = threads if threads is not None else available_threads()
         return cls(
             checkpoint.config,
-            native_weights(checkpoint, names, dtype, quant, num_threads),
+            native_weights(checkpoint, names, dtype, quant, quant_cache=quant_cache, threads=num_threads),
             threads=threads,
             isa=isa,
             compute=compute,
+            kv_cache_dtype=kv_cache_dtype,
             generation_config=generation_config,
         )
 
@@ -247,6 +261,11 @@ class NativeEngine:
         return self._computing.name
 
     @property
+    def kv_cache_dtype(self) -> KvCacheDtype:
+        """What keys and values are kept in."""
+        return self._kv_cache_dtype
+
+    @property
     def quant(self) -> str | None:
         """The format of the matrices: "int8", "nf4" where all of the blocks are in it, "mixed", or None."""
         formats = {name: _format(array) for name, array in self._weights.items() if is_matrix(name)}
@@ -264,8 +283,12 @@ class NativeEngine:
     @property
     def weights(self) -> dict[str, npt.NDArray[Any]]:
         """The arrays that are read, by name; those in bfloat16 as their bits, those in int8 with their scales."""
+        import numpy as np
+
         return {
-            key: part for name, array in self._weights.items() for key, part in _bits(name, array).items()
+            key: np.asarray(part)
+            for name, array in self._weights.items()
+            for key, part in _bits(name, array).items()
         }
 
     def new_sequence(self) -> _native.KvSequence:
@@ -276,8 +299,11 @@ class NativeEngine:
         """Return a sequence that starts with copies of the keys and values of S tokens.
 
         Both (n_layer, n_head, S, n_embd / n_head), as a sequence's keys_values() gives them and as torch's caches
-        hold them for one text. Raises EngineError for another shape.
+        hold them for one text; rounded to kv_cache_dtype, which changes nothing in what keys_values() gave.
+        Raises EngineError for another shape.
         """
+        import numpy as np
+
         try:
             return self._model.new_sequence_from(
                 np.ascontiguousarray(keys, np.float32), np.ascontiguousarray(values, np.float32)
@@ -303,6 +329,8 @@ class NativeEngine:
         Raises EngineError for ids out of range, too many tokens, a head_mask of another shape, or a sequence
         that is freed, foreign or used twice; then no sequence has changed.
         """
+        import numpy as np
+
         lengths = [len(ids) for _, ids in work]
         try:
             mask = None if head_mask is None else np.ascontiguousarray(head_mask, np.float32)
@@ -346,7 +374,14 @@ class NativeEngine:
     def first_layers(self, n_layer: int) -> NativeEngine:
         """Return an engine of the first n_layer blocks, the last norm and the head, over the same weights."""
         config = shallower(self._config, n_layer)
-        return NativeEngine(config, self._weights, threads=self.threads, isa=self.isa, compute=self.compute)
+        return NativeEngine(
+            config,
+            self._weights,
+            threads=self.threads,
+            isa=self.isa,
+            compute=self.compute,
+            kv_cache_dtype=self._kv_cache_dtype,
+        )
 
     def generate(
         self,
@@ -397,6 +432,8 @@ class NativeEngine:
             on_token=on_token,
         )
         if isinstance(result, float):
+            from gpt2kit.generation.sampling import no_choice_message
+
             raise GenerationError(no_choice_message(result))
         rows: list[list[int]] = result
         return rows

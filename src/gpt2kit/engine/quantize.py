@@ -1,12 +1,16 @@
-"""Which weights of a model the native engine holds in 8 and 4 bits: made so at load, or read from a folder."""
+"""Which weights of a model the native engine holds in few bits: made so at load, or read from a packed folder.
+
+packed.py makes such folders on request; quant_cache.py keeps those that loading made.
+"""
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from gpt2kit.checkpoint import BFloat16Array
+from gpt2kit import _native
+from gpt2kit.checkpoint import open_checkpoint
 from gpt2kit.checkpoint.names import (
     LM_HEAD,
     WTE,
@@ -16,24 +20,22 @@ from gpt2kit.checkpoint.names import (
     quantized_weight,
     trunk_shapes,
 )
+from gpt2kit.checkpoint.packed import PackedInt8, PackedNf4, nf4_shapes, packed_shapes
 from gpt2kit.config.bitsandbytes import quantization_of
-from gpt2kit.config.packed import PACKED_FORMATS, packed_format
+from gpt2kit.config.packed import PACKED_FORMATS, packed_format, packed_settings
+from gpt2kit.engine.quant_cache import through_cache
 from gpt2kit.errors import CheckpointError, ConfigError, EngineError
-from gpt2kit.quant.four_bit import Quantized4bit
-from gpt2kit.quant.int8 import PackedInt8, packed_int8, packed_shapes
-from gpt2kit.quant.nf4 import PackedNf4, check_scales, nf4_shapes, pack_nf4, packed_nf4
-from gpt2kit.quant.stored import read_quantized
 
 if TYPE_CHECKING:
     from gpt2kit.checkpoint import Checkpoint
+    from gpt2kit.config import GenerationConfig, GPT2Config
 
 QUANTS = PACKED_FORMATS
-_INFINITE = np.uint16(0x7F80)  # the bits of bfloat16; those of negative numbers are larger
 
 
-def metadata_format(quant: str) -> str:
+def metadata_format(format: str) -> str:
     """Give the format that the metadata of packed files name; other tools know "pt" and refuse this one."""
-    return f"gpt2kit-{quant}"
+    return f"gpt2kit-{format}"
 
 
 def check_quant(quant: str | None) -> None:
@@ -48,16 +50,22 @@ def is_matrix(name: str) -> bool:
 
 
 def native_weights(
-    checkpoint: Checkpoint, names: list[str], dtype: str = "auto", quant: str | None = None, threads: int = 1
+    checkpoint: Checkpoint,
+    names: list[str],
+    dtype: str = "auto",
+    quant: str | None = None,
+    *,
+    quant_cache: bool = True,
+    threads: int = 1,
 ) -> dict[str, Any]:
-    """Give weights for the native engine; dtype and quant as for load_engine. Raises EngineError.
+    """Give weights for the native engine; dtype, quant and quant_cache as for load_engine. Raises EngineError.
 
     threads: how many convert or quantise.
     """
     check_quant(quant)
     packed = packed_format(checkpoint.config)
-    is_bitsandbytes = quantization_of(checkpoint.config) is not None
-    stored = packed or ("nf4" if is_bitsandbytes else None)
+    is_bitsandbytes = packed is None and quantization_of(checkpoint.config) is not None
+    stored = "nf4" if is_bitsandbytes else packed
     if quant is not None and stored not in (None, quant):
         raise EngineError(f"quant is {quant!r}, but the folder is in {stored}; leave quant out")
     if is_bitsandbytes:
@@ -67,8 +75,23 @@ def native_weights(
     if packed is not None:
         return packed_weights(checkpoint, names, packed)
     if quant is not None:
-        return quantized_weights(checkpoint, names, quant, threads)
+        return _quantized_at_load(checkpoint, names, quant, quant_cache, threads)
     return {name: checkpoint.weights(name, dtype) for name in names}
+
+
+def _quantized_at_load(
+    checkpoint: Checkpoint, names: list[str], quant: str, quant_cache: bool, threads: int
+) -> dict[str, Any]:
+    def quantize() -> dict[str, Any]:
+        return quantized_weights(checkpoint, names, quant, threads)
+
+    def read(folder: Path) -> dict[str, Any]:
+        return packed_weights(open_checkpoint(folder, config=_packed_config(checkpoint, quant)), names, quant)
+
+    def write(folder: Path, weights: dict[str, Any]) -> object:
+        return write_packed(folder, checkpoint, weights, quant)
+
+    return through_cache(checkpoint, names, quant, quantize, read, write) if quant_cache else quantize()
 
 
 def quantized_weights(checkpoint: Checkpoint, names: list[str], quant: str, threads: int) -> dict[str, Any]:
@@ -76,14 +99,15 @@ def quantized_weights(checkpoint: Checkpoint, names: list[str], quant: str, thre
 
     Embeddings and head stay in 8 bits: bitsandbytes leaves them alone, and they feel 4 bits most. Raises EngineError.
     """
+    from gpt2kit.quant.int8 import packed_int8
+    from gpt2kit.quant.nf4 import packed_nf4
+
     weights: dict[str, Any] = {}
     for name in names:
-        values = checkpoint.weights(name)
         if not is_matrix(name):
-            weights[name] = values
+            weights[name] = checkpoint.weights(name)
             continue
-        if isinstance(values, BFloat16Array):
-            values = values.bits
+        values = checkpoint.tensor(name)
         try:
             if name in (WTE, LM_HEAD):
                 weights[name] = packed_int8(values.T, threads)
@@ -102,6 +126,8 @@ def bitsandbytes_weights(
 
     Raises CheckpointError for parts that do not fit and EngineError for matrices in another format.
     """
+    from gpt2kit.quant import Quantized4bit, pack_nf4, read_quantized
+
     shapes = {**trunk_shapes(checkpoint.config), **head_shapes(checkpoint.config)}
     weights: dict[str, Any] = {}
     for name in names:
@@ -149,11 +175,47 @@ def packed_weights(checkpoint: Checkpoint, names: list[str], format: str) -> dic
     return weights
 
 
+def write_packed(
+    folder: Path,
+    checkpoint: Checkpoint,
+    weights: dict[str, Any],
+    format: str,
+    generation_config: GenerationConfig | None = None,
+) -> list[str]:
+    """Write what quantized_weights gave for a checkpoint as a packed folder; give the files' names.
+
+    Raises as save_checkpoint does.
+    """
+    from gpt2kit.checkpoint import save_checkpoint
+
+    parts: dict[str, Any] = {}
+    dtypes: dict[str, str] = {}
+    for name, array in weights.items():
+        if isinstance(array, (PackedInt8, PackedNf4)):
+            parts |= {f"{name}{suffix}": part for suffix, part in array.parts().items()}
+        else:
+            parts[name], dtypes[name] = checkpoint.tensor(name), checkpoint.info(name).dtype
+    return save_checkpoint(
+        folder,
+        parts,
+        _packed_config(checkpoint, format),
+        dtypes=dtypes,
+        metadata={"format": metadata_format(format)},
+        generation_config=generation_config,
+    )
+
+
+def _packed_config(checkpoint: Checkpoint, format: str) -> GPT2Config:
+    config = copy.deepcopy(checkpoint.config)
+    config.quantization_config = packed_settings(format)
+    return config
+
+
 def _read_int8(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> PackedInt8:
     codes_shape, scales_shape = packed_shapes(shape)
     codes = _read_part(checkpoint, name, "U8", codes_shape)
     scales = _read_part(checkpoint, f"{name}.scales", "BF16", scales_shape)
-    if scales.size and scales.max() >= _INFINITE:
+    if not _native.are_scales(scales):
         raise CheckpointError(
             f"{checkpoint.folder}: tensor '{name}.scales' has scales that are negative or not finite"
         )
@@ -162,17 +224,20 @@ def _read_int8(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> Pac
 
 def _read_nf4(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> PackedNf4:
     try:
-        codes, absmax, nested_absmax, nested_offset = (
-            _read_part(checkpoint, f"{name}{suffix}", dtype, expected)
-            for (suffix, expected), dtype in zip(
-                nf4_shapes(shape).items(), ("U8", "U8", "F32", "F32"), strict=True
-            )
-        )
-        packed = PackedNf4(codes, absmax, nested_absmax, nested_offset, shape)
-        check_scales(packed)
+        shapes = nf4_shapes(shape)
     except ConfigError as error:
         raise CheckpointError(f"{checkpoint.folder}: tensor {name!r}: {error}") from None
-    return packed
+
+    def part(suffix: str, dtype: str) -> Any:
+        return _read_part(checkpoint, f"{name}{suffix}", dtype, shapes[suffix])
+
+    scales = {suffix: part(suffix, "F32") for suffix in (".nested_absmax", ".nested_offset")}
+    for suffix, values in scales.items():
+        if not _native.are_finite(values):
+            raise CheckpointError(f"{checkpoint.folder}: tensor '{name}{suffix}' is not finite")
+    return PackedNf4(
+        part("", "U8"), part(".absmax", "U8"), scales[".nested_absmax"], scales[".nested_offset"], shape
+    )
 
 
 def _read_part(checkpoint: Checkpoint, name: str, dtype: str, shape: tuple[int, ...]) -> Any:
@@ -183,4 +248,4 @@ def _read_part(checkpoint: Checkpoint, name: str, dtype: str, shape: tuple[int, 
         raise CheckpointError(
             f"{checkpoint.folder}: tensor {name!r} is {info.dtype} {info.shape}; the format needs {dtype} {shape}"
         )
-    return checkpoint.tensor(name)
+    return checkpoint.buffer(name)

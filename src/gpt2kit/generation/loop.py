@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpt2kit.config import GenerationConfig
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation.batch import BatchCriterion, BatchProcessor
 from gpt2kit.generation.healing import heal_prompts
-from gpt2kit.generation.lock_step import LockStepLoop
 from gpt2kit.generation.options import Options, merge, resolve
-from gpt2kit.generation.processors.chain import AllowedTokens, Custom, LogitsProcessor
-from gpt2kit.generation.processors.guidance import Guidance
+from gpt2kit.generation.processors.custom import AllowedTokens, Custom
 from gpt2kit.generation.prompts import checked_prompts, negative_prompts_of
 from gpt2kit.generation.protocol import Engine, NativeLoop
 from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.random import seeds_for
-from gpt2kit.generation.row_loop import RowLoop, StoppingCriterion
 from gpt2kit.generation.rows import Generated, OnText, OnToken, RowWatch, Wanted
 from gpt2kit.generation.text import RowText
+
+# Loops and processors are imported where one is chosen: the native loop needs none of them, nor numpy.
+if TYPE_CHECKING:
+    from gpt2kit.generation.processors.guidance import Guidance
+    from gpt2kit.generation.processors.scores import LogitsProcessor
+    from gpt2kit.generation.row_loop import RowLoop, StoppingCriterion
 
 DEFAULT_NEW_TOKENS = 20
 DEFAULT_MAX_ROWS = 64
@@ -179,18 +182,13 @@ def generate_merged(
         return watches[prompt_index * options.num_return_sequences + row].observe(token_id)
 
     has_callback = on_token is not None or on_text is not None
-    guidance = Guidance(engine, options.guidance_scale, negative_prompts) if negative_prompts else None
+    guidance = _guidance(engine, options, negative_prompts)
     custom = Custom(tuple(logits_processor), prefix_allowed_tokens_fn, guidance)
     loop_type = None
     if options.strategy is not None or assistant is not None:
-        # Imported here, like beams below: plain generation need not wait for them.
         from gpt2kit.generation.strategies.choose import choose_loop
 
         loop_type = choose_loop(engine, options, assistant, tokenizer, assistant_tokenizer)
-    is_batchwise = any(
-        isinstance(item, (BatchProcessor, BatchCriterion)) for item in (*logits_processor, *stopping_criteria)
-    )
-    plain_loop = LockStepLoop if is_batchwise else RowLoop
     try:
         if options.num_beams > 1:
             from gpt2kit.generation.beams.search import beam_search
@@ -219,7 +217,7 @@ def generate_merged(
             return [
                 watch.finish(ids, was_observed=is_watched) for watch, ids in zip(watches, rows, strict=True)
             ]
-        loop = (loop_type or plain_loop)(
+        loop = (loop_type or _plain_loop(logits_processor, stopping_criteria))(
             engine, token_prompts, options, seeds, custom, stopping_criteria, observer, wanted, starts
         )
         finished = loop.run(max_rows)
@@ -242,6 +240,27 @@ def is_standard(
     return (
         isinstance(engine, NativeLoop) and options.is_native and custom == Custom() and not stopping_criteria
     )
+
+
+def _guidance(engine: Engine, options: Options, negative_prompts: list[list[int]]) -> Guidance | None:
+    if not negative_prompts:
+        return None
+    from gpt2kit.generation.processors.guidance import Guidance
+
+    return Guidance(engine, options.guidance_scale, negative_prompts)
+
+
+def _plain_loop(
+    logits_processor: Sequence[LogitsProcessor], stopping_criteria: Sequence[StoppingCriterion]
+) -> type[RowLoop]:
+    """Return the loop of one token a row: in step, where something looks at the whole batch."""
+    from gpt2kit.generation.lock_step import LockStepLoop
+    from gpt2kit.generation.row_loop import RowLoop
+
+    is_batchwise = any(
+        isinstance(item, (BatchProcessor, BatchCriterion)) for item in (*logits_processor, *stopping_criteria)
+    )
+    return LockStepLoop if is_batchwise else RowLoop
 
 
 def _row_text(

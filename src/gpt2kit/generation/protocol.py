@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 from gpt2kit.config import GPT2Config
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from gpt2kit.generation.options import Options
 
-Array = npt.NDArray[np.float32]
+# In quotes, since a native generation needs no numpy.
+Array: TypeAlias = "npt.NDArray[np.float32]"
 Logits = Literal["last", "all"]
 # What tokens are: given, as a prompt's, or generated, or guessed to be. An engine may compute the two differently.
 Phase = Literal["prefill", "decode"]

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from gpt2kit.generation.options import Options
-from gpt2kit.generation.processors.chain import Custom, LogitsProcessor, Scores, build_processors, process
+from gpt2kit.generation.processors.chain import LogitsProcessor, Scores, build_processors, process
+from gpt2kit.generation.processors.custom import Custom
 from gpt2kit.generation.protocol import Engine, Output, Phase
 from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.random import coin

@@ -7,8 +7,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from gpt2kit.checkpoint import Checkpoint
 from gpt2kit.config import GenerationConfig
 from gpt2kit.errors import GenerationError
@@ -162,6 +160,8 @@ class TextGenerationPipeline(Pipeline):
         merged = self._merged(call)
         on_token = call.on_token
         if call.streamer is not None:
+            import numpy as np
+
             self._require_one_row(len(prompts), call, "a streamer")
             call.streamer.put(np.array(token_prompts[0], dtype=np.int64))
 

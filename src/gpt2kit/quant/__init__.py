@@ -1,10 +1,11 @@
 """Weights in 8 and 4 bits, defined in numpy: the formats of bitsandbytes, and those of the native engine.
 
 codes.py has the numbers that few bits stand for, four_bit.py and eight_bit.py turn weights into them and back,
-stored.py names their parts in files. int8.py and nf4.py are the native engine's. No torch here: what runs these weights builds
-on this.
+stored.py names their parts in files. int8.py and nf4.py are the native engine's. No torch here: what runs these
+weights builds on this.
 """
 
+from gpt2kit.checkpoint.packed import PackedInt8, PackedNf4
 from gpt2kit.quant.codes import CODES, dynamic_map
 from gpt2kit.quant.eight_bit import Quantized8bit, dequantize_8bit, quantize_8bit
 from gpt2kit.quant.four_bit import (
@@ -17,14 +18,13 @@ from gpt2kit.quant.four_bit import (
 )
 from gpt2kit.quant.int8 import (
     Int8Matrix,
-    PackedInt8,
     dequantize_int8,
     pack_int8,
     packed_int8,
     quantize_int8,
     unpack_int8,
 )
-from gpt2kit.quant.nf4 import PackedNf4, dequantize_nf4, pack_nf4, packed_nf4, unpack_nf4
+from gpt2kit.quant.nf4 import dequantize_nf4, pack_nf4, packed_nf4, unpack_nf4
 from gpt2kit.quant.stored import read_quantized, stored_parts
 
 __all__ = [

@@ -18,12 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2kit import _native
+from gpt2kit.checkpoint.packed import GROUP, LINE_INPUTS, LINES, PANEL, PackedInt8, packed_shapes
 from gpt2kit.errors import ConfigError
 
-GROUP = 64  # inputs that share a scale
-PANEL = 16  # outputs of a line
-LINE_INPUTS = 4
-_LINES = GROUP // LINE_INPUTS
 _OFFSET = 128  # packed codes are unsigned
 _LIMIT = np.float32(2.0**126)  # of magnitudes, so that no scale, rounded up, makes an infinite weight
 _REFUSAL = "the matrix has weights that are not finite, or too large for int8"
@@ -35,34 +32,6 @@ class Int8Matrix:
 
     codes: NDArray[np.int8]
     scales: NDArray[np.uint16]
-
-
-@dataclass(frozen=True)
-class PackedInt8:
-    """The same in the order of memory; shape is (in, out).
-
-    codes: uint8 (panels, groups, 16 lines, 16 outputs, 4 inputs), each code plus 128; scales: the bits of bfloat16,
-    uint16 (panels, groups, 16 outputs). What pads the matrix has the code 0 and the scale 0.
-    """
-
-    codes: NDArray[np.uint8]
-    scales: NDArray[np.uint16]
-    shape: tuple[int, int]
-
-    def parts(self) -> dict[str, NDArray[Any]]:
-        """Give both arrays by what follows the weight's name in files and in the core."""
-        return {"": self.codes, ".scales": self.scales}
-
-    @property
-    def nbytes(self) -> int:
-        """How many bytes both arrays have."""
-        return self.codes.nbytes + self.scales.nbytes
-
-
-def packed_shapes(shape: tuple[int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Give the shapes of the packed codes and scales of a matrix (in, out)."""
-    panels, groups = -(-shape[1] // PANEL), -(-shape[0] // GROUP)
-    return (panels, groups, _LINES, PANEL, LINE_INPUTS), (panels, groups, PANEL)
 
 
 def quantize_int8(weights: NDArray[Any]) -> Int8Matrix:
@@ -101,7 +70,7 @@ def pack_int8(matrix: Int8Matrix) -> PackedInt8:
     panels, groups = scales_shape[:2]
     padded = np.zeros((groups * GROUP, panels * PANEL), np.int8)
     padded[: shape[0], : shape[1]] = matrix.codes
-    lines = padded.reshape(groups, _LINES, LINE_INPUTS, panels, PANEL).transpose(3, 0, 1, 4, 2)
+    lines = padded.reshape(groups, LINES, LINE_INPUTS, panels, PANEL).transpose(3, 0, 1, 4, 2)
     codes = np.ascontiguousarray(lines).view(np.uint8) ^ np.uint8(_OFFSET)
     scales = np.zeros((groups, panels * PANEL), np.uint16)
     scales[:, : shape[1]] = matrix.scales
@@ -115,10 +84,11 @@ def pack_int8(matrix: Int8Matrix) -> PackedInt8:
 def unpack_int8(packed: PackedInt8) -> Int8Matrix:
     """Give codes and scales as a matrix has them."""
     rows, columns = packed.shape
-    panels, groups = packed.scales.shape[:2]
-    signed = (packed.codes ^ np.uint8(_OFFSET)).view(np.int8)
+    all_codes, all_scales = np.asarray(packed.codes), np.asarray(packed.scales)
+    panels, groups = all_scales.shape[:2]
+    signed = (all_codes ^ np.uint8(_OFFSET)).view(np.int8)
     codes = signed.transpose(1, 2, 4, 0, 3).reshape(groups * GROUP, panels * PANEL)[:rows, :columns]
-    scales = packed.scales.transpose(1, 0, 2).reshape(groups, panels * PANEL)[:, :columns]
+    scales = all_scales.transpose(1, 0, 2).reshape(groups, panels * PANEL)[:, :columns]
     return Int8Matrix(np.ascontiguousarray(codes), np.ascontiguousarray(scales))
 
 

@@ -9,77 +9,23 @@ pack_nf4 defines the order; packed_nf4 quantises too, in C++, and is what loadin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpt2kit import _native
+from gpt2kit.checkpoint.packed import NESTED_BLOCK, PANEL, PackedNf4, check_nf4_inputs
 from gpt2kit.errors import ConfigError
 from gpt2kit.quant.codes import NF4, dynamic_map
 from gpt2kit.quant.four_bit import (
     BLOCKSIZE,
-    NESTED_BLOCKSIZE,
     NestedScales,
     Quantized4bit,
     dequantize_4bit,
     exact_mean,
     quantize_blockwise,
 )
-
-PANEL = 16  # outputs of a line
-LINE_INPUTS = 8
-_LINES = BLOCKSIZE // LINE_INPUTS
-_BYTES = LINE_INPUTS // 2  # of an output in a line
-
-
-@dataclass(frozen=True)
-class PackedNf4:
-    """A matrix in NF4; shape is (in, out).
-
-    codes: uint8 (panels, groups, 8 lines, 16 outputs, 4): byte b has inputs b, in the low half, and b + 4 of
-    eight.
-    absmax: the scale of each block, (panels, groups, 16 outputs): uint8 codes of dynamic_map(), each times the
-    nested_absmax of its 256 blocks, float32 (ceil(out * groups / 256),), plus nested_offset, float32 (1,); blocks are
-    counted output by output. Without double quantisation absmax is float32 and the other two are None.
-    """
-
-    codes: NDArray[np.uint8]
-    absmax: NDArray[Any]
-    nested_absmax: NDArray[np.float32] | None
-    nested_offset: NDArray[np.float32] | None
-    shape: tuple[int, int]
-
-    def parts(self) -> dict[str, NDArray[Any]]:
-        """Give the arrays by what follows the weight's name in files and in the core."""
-        parts = {"": self.codes, ".absmax": self.absmax}
-        if self.nested_absmax is not None and self.nested_offset is not None:
-            parts |= {".nested_absmax": self.nested_absmax, ".nested_offset": self.nested_offset}
-        return parts
-
-    @property
-    def nbytes(self) -> int:
-        """How many bytes the arrays have."""
-        return sum(array.nbytes for array in self.parts().values())
-
-
-def nf4_shapes(shape: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """Give the shapes of the parts of a matrix (in, out) with double quantisation. Raises ConfigError."""
-    check_nf4_inputs(shape[0])
-    panels, groups = -(-shape[1] // PANEL), shape[0] // BLOCKSIZE
-    return {
-        "": (panels, groups, _LINES, PANEL, _BYTES),
-        ".absmax": (panels, groups, PANEL),
-        ".nested_absmax": (-(-shape[1] * groups // NESTED_BLOCKSIZE),),
-        ".nested_offset": (1,),
-    }
-
-
-def check_nf4_inputs(inputs: int) -> None:
-    """Raise ConfigError where blocks of 64 would run from one output into the next."""
-    if inputs % BLOCKSIZE:
-        raise ConfigError(f"the matrix has {inputs} inputs; NF4 needs a multiple of {BLOCKSIZE}")
 
 
 def pack_nf4(matrix: Quantized4bit, threads: int = 1) -> PackedNf4:
@@ -97,16 +43,14 @@ def pack_nf4(matrix: Quantized4bit, threads: int = 1) -> PackedNf4:
     absmax = _to_panels(matrix.absmax.reshape(outputs, inputs // BLOCKSIZE))
     nested = matrix.nested
     if nested is None:
-        packed = PackedNf4(codes, absmax, None, None, (inputs, outputs))
-    else:
-        if nested.blocksize != NESTED_BLOCKSIZE or not np.array_equal(nested.code, dynamic_map()):
-            raise ConfigError("its double quantisation is not that of bitsandbytes")
-        offset = np.array([nested.offset], np.float32)
-        packed = PackedNf4(
-            codes, absmax, np.ascontiguousarray(nested.absmax, np.float32), offset, (inputs, outputs)
-        )
-    check_scales(packed)
-    return packed
+        _check_finite(absmax)
+        return PackedNf4(codes, absmax, None, None, (inputs, outputs))
+    if nested.blocksize != NESTED_BLOCK or not np.array_equal(nested.code, dynamic_map()):
+        raise ConfigError("its double quantisation is not that of bitsandbytes")
+    nested_absmax = np.ascontiguousarray(nested.absmax, np.float32)
+    offset = np.array([nested.offset], np.float32)
+    _check_finite(nested_absmax, offset)
+    return PackedNf4(codes, absmax, nested_absmax, offset, (inputs, outputs))
 
 
 def packed_nf4(weights: NDArray[Any], threads: int = 1) -> PackedNf4:
@@ -132,13 +76,14 @@ def packed_nf4(weights: NDArray[Any], threads: int = 1) -> PackedNf4:
 def unpack_nf4(packed: PackedNf4) -> Quantized4bit:
     """Give the matrix (out, in) as bitsandbytes holds it."""
     inputs, outputs = packed.shape
-    eights = np.concatenate((packed.codes & np.uint8(15), packed.codes >> np.uint8(4)), axis=-1)
+    codes = np.asarray(packed.codes)
+    eights = np.concatenate((codes & np.uint8(15), codes >> np.uint8(4)), axis=-1)
     pairs = eights[..., ::2] << np.uint8(4) | eights[..., 1::2]
     rows = pairs.transpose(0, 3, 1, 2, 4).reshape(-1, inputs // 2)[:outputs]
     nested = None
     if packed.nested_absmax is not None and packed.nested_offset is not None:
-        nested = NestedScales(packed.nested_absmax, dynamic_map(), float(packed.nested_offset[0]))
-    absmax = _from_panels(packed.absmax, outputs).reshape(-1)
+        nested = NestedScales(np.asarray(packed.nested_absmax), dynamic_map(), float(packed.nested_offset[0]))
+    absmax = _from_panels(np.asarray(packed.absmax), outputs).reshape(-1)
     return Quantized4bit(
         np.ascontiguousarray(rows).reshape(-1), absmax, NF4, "nf4", (outputs, inputs), nested=nested
     )
@@ -149,11 +94,9 @@ def dequantize_nf4(packed: PackedNf4) -> NDArray[np.float32]:
     return np.ascontiguousarray(dequantize_4bit(unpack_nf4(packed)).T)
 
 
-def check_scales(packed: PackedNf4) -> None:
-    """Raise ConfigError for scales that are not finite."""
-    for suffix, array in packed.parts().items():
-        if array.dtype == np.float32 and not np.isfinite(array).all():
-            raise ConfigError(f"its {suffix.removeprefix('.')} is not finite")
+def _check_finite(*scales: NDArray[np.float32]) -> None:
+    if not all(np.isfinite(array).all() for array in scales):
+        raise ConfigError("its scales are not finite")
 
 
 def _to_panels(blocks: NDArray[Any]) -> NDArray[Any]:

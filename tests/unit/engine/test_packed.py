@@ -188,8 +188,8 @@ OFFSET = f"{CODES}.nested_offset"
         (lambda h, d: h[CODES].update(shape=h[CODES]["shape"][::-1]), "the format needs U8"),
         (lambda h, d: h[NESTED].update(shape=[1, *h[NESTED]["shape"]]), "the format needs F32"),
         (lambda h, d: h.update({f"{CODES}.scales": h.pop(OFFSET)}), "nested_offset' is missing"),
-        (lambda h, d: d.__setitem__(slice(*h[OFFSET]["data_offsets"]), b"\0\0\x80\x7f"), "nested_offset is not finite"),
-        (lambda h, d: d.__setitem__(slice(h[NESTED]["data_offsets"][0], h[NESTED]["data_offsets"][0] + 4), b"\0\0\xc0\x7f"), "nested_absmax is not finite"),
+        (lambda h, d: d.__setitem__(slice(*h[OFFSET]["data_offsets"]), b"\0\0\x80\x7f"), "nested_offset' is not finite"),
+        (lambda h, d: d.__setitem__(slice(h[NESTED]["data_offsets"][0], h[NESTED]["data_offsets"][0] + 4), b"\0\0\xc0\x7f"), "nested_absmax' is not finite"),
     ],
 )  # fmt: skip
 def test_files_that_break_nf4_are_refused(tmp_path: Path, change, message: str) -> None:

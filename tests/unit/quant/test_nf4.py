@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gpt2kit import _native
+from gpt2kit.checkpoint.packed import nf4_shapes
 from gpt2kit.errors import ConfigError
 from gpt2kit.quant import (
     PackedNf4,
@@ -18,7 +19,6 @@ from gpt2kit.quant import (
     quantize_4bit,
     unpack_nf4,
 )
-from gpt2kit.quant.nf4 import nf4_shapes
 
 SHAPES = [(64, 1), (64, 16), (128, 40), (192, 333), (1536, 17)]
 
@@ -103,9 +103,9 @@ def test_what_is_not_the_format_is_refused() -> None:
         (replace(matrix, nested=replace(matrix.nested, code=matrix.nested.code * 2)), "double quantisation"),
         (
             replace(matrix, nested=replace(matrix.nested, absmax=np.array([np.inf], np.float32))),
-            "nested_absmax is not finite",
+            "scales are not finite",
         ),
-        (replace(matrix, absmax=np.full(10, np.nan, np.float32), nested=None), "absmax is not finite"),
+        (replace(matrix, absmax=np.full(10, np.nan, np.float32), nested=None), "scales are not finite"),
     ]:
         with pytest.raises(ConfigError, match=message):
             pack_nf4(other)
