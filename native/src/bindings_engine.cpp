@@ -435,7 +435,6 @@ class NativeModel {
                           attentions ? to_list(all_attentions) : nb::none());
   }
 
-  // Returns the new ids of all rows, or the largest score (a float) where no token could be chosen.
   nb::object project(const FloatArray& states, const std::string& phase) const {
     const ModelShape& shape = forward_->model().shape;
     if (states.ndim() != 2 || static_cast<int64_t>(states.shape(1)) != shape.n_embd) {
@@ -452,13 +451,18 @@ class NativeModel {
     return logits.to_numpy();
   }
 
+  // Returns (new ids, how many tokens were guessed, how many of those were right) for all rows, or the
+  // largest score (a float) where no token could be chosen.
   nb::object generate(const std::vector<TokenIds>& prompts, const std::vector<int64_t>& max_new_tokens,
                       const std::vector<int64_t>& min_new_tokens, const std::vector<uint64_t>& seeds,
                       int64_t num_return_sequences, const TokenIds& eos_token_ids, bool do_sample,
                       double temperature, int64_t top_k, double top_p, double min_p, double typical_p,
                       double epsilon_cutoff, double eta_cutoff, double repetition_penalty,
                       int64_t no_repeat_ngram_size, const std::vector<TokenIds>& bad_words_ids,
-                      int64_t max_rows, const nb::object& on_token) const {
+                      int64_t num_assistant_tokens, int64_t max_matching_ngram_size,
+                      const NativeModel* assistant, bool is_constant_schedule,
+                      double assistant_confidence_threshold, const nb::object& clock, int64_t max_rows,
+                      const nb::object& on_token) const {
     const ModelShape& shape = forward_->model().shape;
     const auto require = [](bool holds, const char* message) {
       if (!holds) throw nb::value_error(message);
@@ -477,10 +481,28 @@ class NativeModel {
     for (const double p : {top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff}) {
       require(p >= 0 && p <= 1, "top_p, min_p, typical_p, epsilon_cutoff and eta_cutoff must be from 0 to 1");
     }
+    require(num_assistant_tokens >= 0, "num_assistant_tokens must not be negative");
+    require(max_matching_ngram_size >= 1, "max_matching_ngram_size must be at least 1");
+    require(assistant_confidence_threshold >= 0 && assistant_confidence_threshold <= 1,
+            "assistant_confidence_threshold must be from 0 to 1");
+    require(!assistant || assistant->forward_->model().shape.vocab_size == shape.vocab_size,
+            "the assistant has another vocab_size than the model");
 
     GenerateOptions options;
     options.num_return_sequences = num_return_sequences;
     options.max_rows = max_rows;
+    // A guess beyond what a sequence holds has no use.
+    options.speculation.num_tokens = std::min(num_assistant_tokens, shape.n_positions);
+    options.speculation.max_ngram = max_matching_ngram_size;
+    options.speculation.draft = assistant ? assistant->forward_.get() : nullptr;
+    options.speculation.min_probability = assistant_confidence_threshold;
+    options.speculation.is_constant = is_constant_schedule;
+    if (!clock.is_none()) {
+      options.speculation.clock = [&clock] {
+        const nb::gil_scoped_acquire acquire;
+        return nb::cast<double>(clock());
+      };
+    }
     options.sampling.do_sample = do_sample;
     options.sampling.temperature = static_cast<float>(temperature);
     options.sampling.top_k = top_k;
@@ -521,14 +543,18 @@ class NativeModel {
       const nb::gil_scoped_acquire acquire;
       if (PyErr_CheckSignals() != 0) throw nb::python_error();
     };
-    std::vector<std::vector<int32_t>> rows;
+    std::vector<NewTokens> rows;
     try {
       const nb::gil_scoped_release release;
       rows = gpt2kit::generate(*forward_, checked, options, callback, check_signals);
     } catch (const NoChoice& none) {
       return nb::float_(none.highest);
     }
-    return nb::cast(rows);
+    nb::list result;
+    for (const NewTokens& row : rows) {
+      result.append(nb::make_tuple(row.token_ids, row.num_guessed, row.num_right));
+    }
+    return result;
   }
 
  private:
@@ -593,7 +619,9 @@ void bind_engine(nb::module_& m) {
       .def("generate", &NativeModel::generate, nb::kw_only(), "prompts"_a, "max_new_tokens"_a,
            "min_new_tokens"_a, "seeds"_a, "num_return_sequences"_a, "eos_token_ids"_a, "do_sample"_a,
            "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "typical_p"_a, "epsilon_cutoff"_a,
-           "eta_cutoff"_a, "repetition_penalty"_a, "no_repeat_ngram_size"_a, "bad_words_ids"_a, "max_rows"_a,
+           "eta_cutoff"_a, "repetition_penalty"_a, "no_repeat_ngram_size"_a, "bad_words_ids"_a,
+           "num_assistant_tokens"_a, "max_matching_ngram_size"_a, "assistant"_a.none(),
+           "is_constant_schedule"_a, "assistant_confidence_threshold"_a, "clock"_a.none(), "max_rows"_a,
            "on_token"_a.none());
 
   m.def("coin", &coin, "seed"_a, "row"_a, "position"_a);

@@ -7,9 +7,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 #include <optional>
 #include <string>
+#include <system_error>
+#include <thread>
 #include <vector>
 
 #include "bindings.h"
@@ -142,6 +145,69 @@ nb::object repack_to_nf4(const Bytes& stored, size_t in, size_t out, int threads
   return codes.to_numpy();
 }
 
+// Maps the pages of a mapped file while the caller goes on. A mapping that is gone meanwhile does no harm.
+void prefault(const AnyArray& bytes) {
+#ifdef __linux__
+  constexpr int kPopulateRead = 22;  // MADV_POPULATE_READ; kernels before 5.14 refuse it
+  constexpr uintptr_t kPage = 4096,
+                      kStep = uintptr_t{1} << 22;  // others may change mappings between the steps
+  const auto begin = reinterpret_cast<uintptr_t>(bytes.data()) / kPage * kPage;
+  const auto end = reinterpret_cast<uintptr_t>(bytes.data()) + bytes.nbytes();
+  try {
+    std::thread([begin, end] {
+      for (uintptr_t at = begin; at < end; at += kStep) {
+        if (madvise(reinterpret_cast<void*>(at), end - at < kStep ? end - at : kStep, kPopulateRead) != 0)
+          return;
+      }
+    }).detach();
+  } catch (const std::system_error&) {  // no thread to be had; reading maps the pages too
+  }
+#else
+  static_cast<void>(bytes);
+#endif
+}
+
+std::vector<size_t> shape_of(const AnyArray& array) {
+  std::vector<size_t> shape;
+  for (size_t i = 0; i < array.ndim(); ++i) shape.push_back(array.shape(i));
+  return shape;
+}
+
+nb::object widened(const AnyArray& values) {
+  const Dtype dtype = float_dtype_of(values);
+  const NewArray<float> out(shape_of(values));
+  const Kernels& kernels = select_kernels(std::getenv("GPT2KIT_ISA"));
+  {
+    const nb::gil_scoped_release release;
+    kernels.reading(dtype).widen(out.data(), values.data(), static_cast<int64_t>(values.size()));
+  }
+  return out.to_numpy();
+}
+
+// The bits of a float32 to those of the nearest bfloat16, ties to even: half of the last kept bit, less one
+// where that is even, carries into it exactly when it rounds up. NaN stays one.
+uint16_t rounded_bits(uint32_t bits) {
+  const uint32_t nearest = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  return static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? bits >> 16 | 0x40u : nearest);
+}
+
+nb::object rounded(const AnyArray& values) {
+  if (values.dtype() != nb::dtype<float>()) throw nb::type_error("values must be float32");
+  const NewArray<uint16_t> out(shape_of(values));
+  {
+    const nb::gil_scoped_release release;
+    const auto* in = static_cast<const char*>(values.data());  // of any alignment
+    uint16_t* const to = out.data();
+    const size_t size = values.size();
+    for (size_t i = 0; i < size; ++i) {
+      uint32_t bits;
+      std::memcpy(&bits, in + i * sizeof(bits), sizeof(bits));
+      to[i] = rounded_bits(bits);
+    }
+  }
+  return out.to_numpy();
+}
+
 // Bits of bfloat16: infinity and NaN are above all finite numbers, negative ones above those.
 bool are_scales(const AnyArray& scales) {
   if (scales.dtype() != nb::dtype<uint16_t>()) throw nb::type_error("scales must be uint16");
@@ -161,6 +227,9 @@ bool are_finite(const AnyArray& values) {
 
 void bind_weights(nb::module_& m) {
   m.def("are_scales", &are_scales, "scales"_a.noconvert());
+  m.def("round_to_bfloat16", &rounded, "values"_a.noconvert());
+  m.def("widen", &widened, "values"_a.noconvert());
+  m.def("prefault", &prefault, "bytes"_a.noconvert());
   m.def("are_finite", &are_finite, "values"_a.noconvert());
   m.def("pack_int8", &pack_to_int8, "weights"_a.noconvert(), "is_transposed"_a, "threads"_a);
   m.def("pack_nf4", &pack_to_nf4, "weights"_a.noconvert(), "threads"_a);

@@ -124,37 +124,55 @@ inline float exponentials(float* scores, int64_t length, int64_t padded) {
   return reduce_add(sum);
 }
 
-// scores[r, t] for the positions of kVectors blocks of keys from `block` on.
+// A single query over a short format outruns the processor's own prefetching, so it says what it will read:
+// while it multiplies a register it fetches as much from some kFetchedBytes ahead.
+constexpr int64_t kFetchedBytes = 8192;
+template <int kRows, int kVectors, typename T>
+constexpr bool kFetchesAhead = kRows == 1 && kVectors == 4 && sizeof(T) < sizeof(float);
+
+// scores[r, t] for the positions of kVectors blocks of keys from `block` on. ahead: what will be read later.
 template <int kRows, int kVectors, typename T>
 inline void score_blocks(float* scores, int64_t stride, const float* q, int64_t q_stride, const void* keys,
-                         int64_t block, int64_t head_size) {
+                         int64_t block, int64_t head_size, const char* ahead) {
   const T* rows[kVectors];
   F32x16 scales[kVectors], sums[kRows][kVectors];
   for (int v = 0; v < kVectors; ++v) {
     const KvBlock<const T> k = kv_block<T>(keys, block + v, head_size);
     rows[v] = k.rows;
     scales[v] = key_scales<T>(k);
+    if (kFetchesAhead<kRows, kVectors, T>) prefetch(ahead + v * kLine);
   }
   clear(sums);
-  add_products(sums, q, q_stride, head_size,
-               [&](int64_t d, int v) { return scaled_by(load(rows[v] + d * kKeyBlock), scales[v], T{}); });
+  add_products(sums, q, q_stride, head_size, [&](int64_t d, int v) {
+    // Four registers are sizeof(T) lines; those of the scales have been fetched.
+    constexpr int kLines = sizeof(T);
+    if (kFetchesAhead<kRows, kVectors, T> && v < kLines)
+      prefetch(ahead + (kVectors + d * kLines + v) * kLine);
+    return scaled_by(load(rows[v] + d * kKeyBlock), scales[v], T{});
+  });
   for (int r = 0; r < kRows; ++r)
     for (int v = 0; v < kVectors; ++v) store(scores + r * stride + (block + v) * kKeyBlock, sums[r][v]);
 }
 
-// out[r, d] for kVectors registers of channels from d on: the sum over t < length of weights[r, t] value[t,
+// out[r, d] for kVectors registers of channels from d on: the sum over positions of weights[r, t] value[t,
 // d].
 template <int kRows, int kVectors, typename T>
 inline void weigh_values(float* out, int64_t out_stride, const float* weights, int64_t weights_stride,
                          const void* values, int64_t d, int64_t length, int64_t padded) {
+  const int64_t block_bytes = kv_block_bytes(kFormatOf<T>, padded);
+  const int64_t ahead = (kFetchedBytes + block_bytes - 1) / block_bytes * block_bytes;
   F32x16 sums[kRows][kVectors];
   clear(sums);
   for (int64_t t0 = 0; t0 < length; t0 += kKeyBlock) {
     const KvBlock<const T> v = kv_block<T>(values, t0 / kKeyBlock, padded);
     const T* rows = v.rows + d;
     const int64_t count = std::min<int64_t>(kKeyBlock, length - t0);
+    if (kFetchesAhead<kRows, kVectors, T>) prefetch(reinterpret_cast<const char*>(v.scales) + ahead);
     add_products(sums, weights + t0, weights_stride, count, [&](int64_t t, int c) {
-      return scaled_by(load(rows + t * padded + c * kLanes), value_scale<T>(v, t), T{});
+      const T* row = rows + t * padded;
+      if (kFetchesAhead<kRows, kVectors, T> && c < static_cast<int>(sizeof(T)))
+        prefetch(reinterpret_cast<const char*>(row) + ahead + c * kLine);
+      return scaled_by(load(row + c * kLanes), value_scale<T>(v, t), T{});
     });
   }
   for (int r = 0; r < kRows; ++r)
@@ -178,11 +196,17 @@ inline void attend_tile(float* out, int64_t out_stride, const float* q, int64_t 
     for (int64_t d = 0; d < head_size; ++d) scaled[r * padded + d] = q[r * q_stride + d] * scale;
 
   constexpr int kVectors = kRows == 1 ? 4 : kTileVectors;  // a single query needs several chains in flight
+  const int64_t block_bytes = kv_block_bytes(kFormatOf<T>, head_size);
+  const auto ahead_of = [&](int64_t at) {  // values are read after all keys
+    at += kFetchedBytes / (kVectors * block_bytes) * kVectors + kVectors;
+    return at < blocks ? static_cast<const char*>(keys) + at * block_bytes
+                       : static_cast<const char*>(values) + (at - blocks) * block_bytes;
+  };
   int64_t block = 0;
   for (; block + kVectors <= blocks; block += kVectors)
-    score_blocks<kRows, kVectors, T>(scores, stride, scaled, padded, keys, block, head_size);
+    score_blocks<kRows, kVectors, T>(scores, stride, scaled, padded, keys, block, head_size, ahead_of(block));
   for (; block < blocks; ++block)
-    score_blocks<kRows, 1, T>(scores, stride, scaled, padded, keys, block, head_size);
+    score_blocks<kRows, 1, T>(scores, stride, scaled, padded, keys, block, head_size, nullptr);
 
   float totals[kRows];
   for (int r = 0; r < kRows; ++r)

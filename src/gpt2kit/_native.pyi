@@ -121,9 +121,15 @@ class NativeModel:
         repetition_penalty: float,
         no_repeat_ngram_size: int,
         bad_words_ids: Sequence[Sequence[int]],
+        num_assistant_tokens: int,
+        max_matching_ngram_size: int,
+        assistant: NativeModel | None,
+        is_constant_schedule: bool,
+        assistant_confidence_threshold: float,
+        clock: Callable[[], float] | None,
         max_rows: int,
         on_token: Callable[[int, int, int], bool] | None,
-    ) -> list[list[int]] | float: ...
+    ) -> list[tuple[list[int], int, int]] | float: ...
 
 def coin(seed: int, row: int, position: int) -> float: ...
 def supported_isas() -> list[str]: ...
@@ -134,6 +140,15 @@ def are_scales(scales: npt.NDArray[np.uint16] | memoryview) -> bool:
     """Whether all numbers, given as the bits of bfloat16, are finite and not negative."""
 
 def are_finite(values: npt.NDArray[np.float32] | memoryview) -> bool: ...
+def round_to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """Bits of the nearest bfloat16, ties to even; NaN stays NaN, quiet, with its sign and upper bits."""
+
+def widen(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """float32 of float32, float16, or uint16 holding the bits of bfloat16, exactly."""
+
+def prefault(bytes: memoryview) -> None:
+    """Map the pages of a mapped file in a thread of its own, and return at once. Does nothing where Linux cannot."""
+
 def pack_int8(
     weights: npt.NDArray[Any], is_transposed: bool, threads: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16]] | None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 import time
+from pathlib import Path
 
 import pytest
 
@@ -231,3 +232,9 @@ def test_bash_completes_commands_and_options(process):
     environment |= {"COMP_WORDS": "gpt2kit run --temp", "COMP_CWORD": "2"}
     out, _ = process(environment=environment).communicate()
     assert "plain,--temperature" in out.decode().split()
+
+
+def test_the_command_and_the_module_start_the_same_way():
+    root = Path(__file__).parents[2]
+    assert '\ngpt2kit = "gpt2kit.cli.main:process"\n' in (root / "pyproject.toml").read_text()
+    assert "sys.exit(process())" in (root / "src" / "gpt2kit" / "__main__.py").read_text()

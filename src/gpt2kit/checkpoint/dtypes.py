@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gpt2kit import _native
 from gpt2kit.errors import CheckpointError
 
 # Imported where it is used: a packed folder is loaded and run without it.
@@ -39,10 +40,9 @@ class BFloat16Array:
     bits: NDArray[np.uint16] | memoryview
 
     def __post_init__(self) -> None:
-        held = memoryview(self.bits).format  # type: ignore[arg-type]  # an array is a buffer
-        if held is None or held.lstrip("@=<") != "H":
-            dtype = getattr(self.bits, "dtype", held)
-            raise CheckpointError(f"bits has dtype {dtype}; the bits of bfloat16 are uint16")
+        held = self.bits.format if isinstance(self.bits, memoryview) else self.bits.dtype
+        if held not in ("H", "uint16"):
+            raise CheckpointError(f"bits has dtype {held}; the bits of bfloat16 are uint16")
 
 
 def to_float32(array: NDArray[Any], dtype: str) -> NDArray[np.float32]:
@@ -54,11 +54,8 @@ def to_float32(array: NDArray[Any], dtype: str) -> NDArray[np.float32]:
 
     if dtype == "F32":
         return np.asarray(array, dtype=np.float32)
-    if dtype == "F16":
-        return array.astype(np.float32)
-    if dtype == "BF16":
-        bits: NDArray[np.uint32] = array.astype(np.uint32) << np.uint32(16)
-        return bits.view(np.float32)
+    if dtype in WEIGHT_DTYPES:
+        return _native.widen(np.ascontiguousarray(array, WEIGHT_DTYPES[dtype]))
     raise CheckpointError(f"dtype is {dtype!r}; allowed: {', '.join(WEIGHT_DTYPES)}")
 
 
@@ -76,11 +73,5 @@ def from_float32(array: NDArray[np.float32], dtype: str) -> NDArray[Any]:
         with np.errstate(over="ignore"):
             return array.astype(np.float16)
     if dtype == "BF16":
-        bits = np.ascontiguousarray(array).view(np.uint32)
-        # Half of the last kept bit, less one when that is even: the sum carries exactly when it rounds up.
-        half = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-        kept = (bits + half) >> np.uint32(16)
-        quiet_nan = (bits >> np.uint32(16)) | np.uint32(0x0040)
-        rounded: NDArray[Any] = np.where(np.isnan(array), quiet_nan, kept).astype(np.uint16)
-        return rounded
+        return _native.round_to_bfloat16(np.ascontiguousarray(array))
     raise CheckpointError(f"dtype is {dtype!r}; allowed: {', '.join(WEIGHT_DTYPES)}")

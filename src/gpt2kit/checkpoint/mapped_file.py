@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from gpt2kit import _native
 from gpt2kit.errors import CheckpointError
 
 _PIECE = 2**24  # bytes: what is hashed at a time
@@ -68,6 +69,11 @@ class MappedFile:
         if self._data is None:
             raise CheckpointError(f"{self.path} has not been mapped: call map() first")
         return self._data[begin:end]
+
+    def prefault(self) -> None:
+        """Let a thread of its own read the file and map its pages, as all of them will be used soon."""
+        if self._mapping is not None and self._data is not None:
+            _native.prefault(self._data)
 
     def digest(self) -> str:
         """Give the SHA-256 of the content in hexadecimal digits; takes seconds for gigabytes."""

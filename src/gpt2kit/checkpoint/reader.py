@@ -200,6 +200,11 @@ class Checkpoint:
             return self.tensor(name)
         return file.buffer(info.name)
 
+    def prefault(self) -> None:
+        """Let other threads read mapped files ahead, for a caller who will use all of them where they lie."""
+        for file in {id(file): file for file, _ in self._table.values()}.values():
+            file.prefault()
+
     def pieces(self, name: str) -> Iterator[NDArray[Any]]:
         """Give a tensor in flat pieces, in order, as tensor() has it; for a copy that is the only one.
 
@@ -241,7 +246,13 @@ class Checkpoint:
         if wanted == stored:
             as_it_is = self.buffer(name)
             return BFloat16Array(as_it_is) if wanted == "BF16" else as_it_is
-        array = from_float32(to_float32(self.tensor(name), stored), wanted)
+        import numpy as np
+
+        array = np.empty(self.info(name).shape, STORED_DTYPES[wanted])
+        flat, done = array.reshape(-1), 0
+        for piece in self.pieces(name):  # so that the file's pages are not held beside the whole result
+            flat[done : done + piece.size] = from_float32(to_float32(piece, stored), wanted)
+            done += piece.size
         array.flags.writeable = False
         return BFloat16Array(array) if wanted == "BF16" else array
 

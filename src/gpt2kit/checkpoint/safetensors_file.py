@@ -211,6 +211,10 @@ class SafetensorsFile:
         start = self._data_start + self._begins[name]
         self._file.release(start + begin, start + end)
 
+    def prefault(self) -> None:
+        """Let the data be read ahead; see MappedFile.prefault."""
+        self._file.prefault()
+
     def digest(self) -> str:
         """Give the SHA-256 of the whole file; see MappedFile.digest."""
         return self._file.digest()

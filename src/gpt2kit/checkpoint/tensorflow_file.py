@@ -163,6 +163,11 @@ class TensorFlowFile:
             )
         self._verified.add(name)
 
+    def prefault(self) -> None:
+        """Let the data be read ahead; see MappedFile.prefault."""
+        for shard in self._shards:
+            shard.prefault()
+
     def release(self, name: str, begin: int, end: int) -> None:
         """Give the memory of some bytes of a tensor back; they are read from the file again when used."""
         shard, start, _ = self._places[name]

@@ -134,6 +134,9 @@ class TorchFile:
 
     buffer = view
 
+    def prefault(self) -> None:
+        """Do nothing: the data is torch's."""
+
     def release(self, name: str, begin: int, end: int) -> None:
         """Do nothing: the data is torch's."""
 

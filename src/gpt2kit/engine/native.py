@@ -21,7 +21,8 @@ from gpt2kit.engine.compute import Compute, computing
 from gpt2kit.engine.quantize import is_matrix, native_weights
 from gpt2kit.errors import EngineError, GenerationError
 from gpt2kit.generation import generate
-from gpt2kit.generation.protocol import Output, Phase, Sequence, phases
+from gpt2kit.generation.protocol import Engine, NewTokens, Output, Phase, Sequence, phases
+from gpt2kit.generation.strategies.options import Guesses
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +57,10 @@ ACTIVATIONS = frozenset(
         "linear",
     ]
 )
+
+_NO_GUESSES = Guesses(0, 1, None, True, 0.0)
+# Longer matches than this tell no more.
+_MAX_NGRAM = 1 << 20
 
 
 def available_threads() -> int:
@@ -408,8 +413,13 @@ class NativeEngine:
         *,
         on_token: Callable[[int, int, int], bool] | None,
         max_rows: int,
-    ) -> list[list[int]]:
+        guesses: Guesses | None = None,
+    ) -> list[NewTokens]:
         """Run the whole loop in C++; see `gpt2kit.generation.protocol.NativeLoop`."""
+        if guesses is None:
+            guesses = _NO_GUESSES
+        assistant = guesses.assistant
+        assert assistant is None or isinstance(assistant, NativeEngine)
         result = self._model.generate(
             prompts=prompts,
             max_new_tokens=list(options.max_new_tokens),
@@ -428,6 +438,12 @@ class NativeEngine:
             repetition_penalty=options.repetition_penalty,
             no_repeat_ngram_size=options.no_repeat_ngram_size,
             bad_words_ids=[list(word) for word in options.bad_words_ids],
+            num_assistant_tokens=min(guesses.num_tokens, self._config.n_positions),
+            max_matching_ngram_size=min(guesses.max_matching_ngram_size, _MAX_NGRAM),
+            assistant=None if assistant is None else assistant._model,
+            is_constant_schedule=guesses.is_constant_schedule,
+            assistant_confidence_threshold=guesses.assistant_confidence_threshold,
+            clock=guesses.clock,
             max_rows=max_rows,
             on_token=on_token,
         )
@@ -435,5 +451,8 @@ class NativeEngine:
             from gpt2kit.generation.sampling import no_choice_message
 
             raise GenerationError(no_choice_message(result))
-        rows: list[list[int]] = result
-        return rows
+        return [NewTokens(*row) for row in result]
+
+    def can_guess_with(self, assistant: Engine) -> bool:
+        """Whether generate_native can guess ahead with another engine, of the same vocabulary."""
+        return isinstance(assistant, NativeEngine)

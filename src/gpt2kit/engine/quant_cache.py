@@ -10,7 +10,6 @@ be read is made again, what cannot be written is not kept. All of it may be dele
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -80,7 +79,11 @@ def through_cache(
     """
     folder = cache_folder()
     name = None
-    if folder is not None and checkpoint.file_bytes >= LEAST_BYTES:
+    if (
+        folder is not None
+        and checkpoint.file_bytes >= LEAST_BYTES
+        and _has_room(folder, checkpoint.file_bytes)
+    ):
         name = _entry_name(checkpoint, names, format, folder)
     if folder is None or name is None:
         return quantize()
@@ -104,8 +107,21 @@ def through_cache(
     return weights if found is None else found
 
 
+def _has_room(folder: Path, size: int) -> bool:
+    """Tell whether a folder, made if need be, can be written to. Hashing a file in vain takes longer than quantising."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        disk = os.statvfs(folder)
+    except OSError as error:
+        logger.info("the cache is not used: %s", error)
+        return False
+    return os.access(folder, os.W_OK) and disk.f_bavail * disk.f_frsize >= size
+
+
 def _entry_name(checkpoint: Checkpoint, names: list[str], format: str, folder: Path) -> str | None:
     """Give the name of what these weights become; None where it cannot be known."""
+    import hashlib
+
     digests: dict[Path, str] = {}
     described = []
     for name in names:

@@ -76,6 +76,8 @@ def native_weights(
         return packed_weights(checkpoint, names, packed)
     if quant is not None:
         return _quantized_at_load(checkpoint, names, quant, quant_cache, threads)
+    if dtype == "auto":
+        checkpoint.prefault()
     return {name: checkpoint.weights(name, dtype) for name in names}
 
 
@@ -160,6 +162,7 @@ def packed_weights(checkpoint: Checkpoint, names: list[str], format: str) -> dic
             "quantise the original again"
         )
     shapes = {**trunk_shapes(checkpoint.config), **head_shapes(checkpoint.config)}
+    checkpoint.prefault()
     weights: dict[str, Any] = {}
     for name in names:
         if quantized_weight(name) is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gpt2kit.config import GenerationConfig
@@ -184,11 +185,13 @@ def generate_merged(
     has_callback = on_token is not None or on_text is not None
     guidance = _guidance(engine, options, negative_prompts)
     custom = Custom(tuple(logits_processor), prefix_allowed_tokens_fn, guidance)
-    loop_type = None
+    loop_type = guesses = None
     if options.strategy is not None or assistant is not None:
-        from gpt2kit.generation.strategies.choose import choose_loop
+        from gpt2kit.generation.strategies.choose import choose_drafter, choose_loop, native_guesses
 
-        loop_type = choose_loop(engine, options, assistant, tokenizer, assistant_tokenizer)
+        drafter = choose_drafter(engine, options, assistant, tokenizer, assistant_tokenizer)
+        loop_type = choose_loop(options, drafter)
+        guesses = native_guesses(engine, options, drafter)
     try:
         if options.num_beams > 1:
             from gpt2kit.generation.beams.search import beam_search
@@ -210,12 +213,19 @@ def generate_merged(
             )
         is_watched = has_callback or bool(options.stop_strings) or deadline is not None
         observer = observe if is_watched else None
-        is_plain = loop_type is None and not wanted and starts is None
-        if is_plain and is_standard(engine, options, custom, stopping_criteria):
+        is_known = (loop_type is None or guesses is not None) and not wanted and starts is None
+        if is_known and is_standard(engine, options, custom, stopping_criteria):
             assert isinstance(engine, NativeLoop)
-            rows = engine.generate_native(token_prompts, options, seeds, on_token=observer, max_rows=max_rows)
+            rows = engine.generate_native(
+                token_prompts, options, seeds, on_token=observer, max_rows=max_rows, guesses=guesses
+            )
             return [
-                watch.finish(ids, was_observed=is_watched) for watch, ids in zip(watches, rows, strict=True)
+                replace(
+                    watch.finish(row.ids, was_observed=is_watched),
+                    num_guessed=row.num_guessed,
+                    num_right=row.num_right,
+                )
+                for watch, row in zip(watches, rows, strict=True)
             ]
         loop = (loop_type or _plain_loop(logits_processor, stopping_criteria))(
             engine, token_prompts, options, seeds, custom, stopping_criteria, observer, wanted, starts
@@ -228,6 +238,7 @@ def generate_merged(
     for watch, row in zip(watches, finished, strict=True):
         result = watch.finish(row.new_ids, was_observed=is_watched)
         result.steps = row.steps if wanted else None
+        result.num_guessed, result.num_right = row.num_guessed, row.num_right
         result.sequence = row.sequence if wanted.sequence else None
         generated.append(result)
     return generated

@@ -35,6 +35,7 @@ class Row:
         self.start = 0  # index of the first id that the sequence holds
         self.chain: list[LogitsProcessor] = []
         self.steps = Steps()
+        self.num_guessed = self.num_right = 0  # by speculation
 
     @property
     def new_ids(self) -> list[int]:

@@ -58,7 +58,7 @@ class TextGenerationPipeline(Pipeline):
         super().__init__(getattr(model, "model", model), tokenizer, checkpoint)
         own = getattr(model, "generation_config", None)
         self.model_config = model_config if model_config is not None else own
-        self._defaults = CallOptions().updated(with_assistant(options, tokenizer))
+        self._defaults = CallOptions().updated(with_assistant(options, tokenizer, model))
 
     @property
     def engine(self) -> Engine:
@@ -107,7 +107,7 @@ class TextGenerationPipeline(Pipeline):
         return self._stream(checked_prompts(prompts), self._call_options(options))
 
     def _call_options(self, options: Mapping[str, Any]) -> CallOptions:
-        return self._defaults.updated(with_assistant(options, self.tokenizer))
+        return self._defaults.updated(with_assistant(options, self.tokenizer, self._runner))
 
     def _records(self, prompts: list[Prompt], call: CallOptions) -> list[list[Record]]:
         token_prompts = self._encode(prompts, call)

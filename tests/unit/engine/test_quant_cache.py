@@ -180,7 +180,21 @@ def test_a_cache_that_cannot_be_written_is_done_without(cache: Path, model: Path
         assert np.array_equal(logits(model), expected)
 
 
-def test_a_full_disk_leaves_nothing_behind(cache: Path, model: Path) -> None:
+def test_without_room_or_permission_nothing_is_hashed(
+    cache: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid(monkeypatch, mapped_file.MappedFile, "digest")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: False)
+        logits(model)
+    size = (model / "model.safetensors").stat().st_size
+    nearly_full = os.statvfs_result((4096, 1, 0, 0, size - 1, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: nearly_full)
+    logits(model)
+    assert list(cache.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_leaves_nothing_behind(cache: Path, model: Path) -> None:
     code = (
         "import resource, sys; from gpt2kit import load_engine; from gpt2kit.engine import quant_cache\n"
         "quant_cache.LEAST_BYTES = 0\n"
@@ -230,7 +244,7 @@ def test_small_models_and_other_files_are_not_kept(
     logits(other, allow_pickle=True)
     monkeypatch.setattr(quant_cache, "LEAST_BYTES", 10**6)
     logits(model)
-    assert not cache.exists()
+    assert entries(cache) == []
 
 
 def test_entries_used_longest_ago_make_room(
