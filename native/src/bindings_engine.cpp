@@ -164,9 +164,10 @@ Phase phase_from(const std::string& name) {
 }
 
 Precision precision_from(const std::string& name) {
+  if (name == "float32") return Precision::kFloat32;
   if (name == "int16") return Precision::kInt16;
   if (name == "int8") return Precision::kInt8;
-  throw nb::value_error(("precision is '" + name + "'; it must be 'int16' or 'int8'").c_str());
+  throw nb::value_error(("precision is '" + name + "'; it must be 'float32', 'int16' or 'int8'").c_str());
 }
 
 class NativeModel {
@@ -242,41 +243,68 @@ class NativeModel {
       }
       return found;
     };
-    // A matrix, (in, out) where it is in 8 bits: uint8 codes, with the scales under another name.
+    const auto part = [&](const std::string& name, nb::dlpack::dtype dtype, int64_t count) {
+      AnyArray array;
+      const bool is_array = weights.contains(name.c_str()) &&
+                            nb::try_cast<AnyArray>(weights[name.c_str()], array, /*convert=*/false);
+      if (!is_array || array.dtype() != dtype || static_cast<int64_t>(array.size()) != count) {
+        const char* type = dtype == nb::dtype<float>() ? "float32" : dtype.bits == 8 ? "uint8" : "uint16";
+        throw nb::value_error(
+            ("tensor '" + name + "' is not a C-contiguous array of " + std::to_string(count) + " " + type)
+                .c_str());
+      }
+      keep_alive_.push_back(array);
+      return array.data();
+    };
+    // A matrix in 8 or 4 bits, (in, out): uint8 codes, with the scales under other names.
     const auto packed = [&](const std::string& name, int64_t in, int64_t out) -> std::optional<Tensor> {
-      const std::string scales_name = name + ".scales";
-      if (!weights.contains(scales_name.c_str())) return std::nullopt;
-      const auto part = [&](const std::string& part_name, nb::dlpack::dtype dtype, size_t count) {
-        AnyArray array;
-        const bool is_array = weights.contains(part_name.c_str()) &&
-                              nb::try_cast<AnyArray>(weights[part_name.c_str()], array, /*convert=*/false);
-        if (!is_array || array.dtype() != dtype || array.size() != count) {
-          throw nb::value_error(("tensor '" + part_name + "' is not a C-contiguous array of " +
-                                 std::to_string(count) + (dtype.bits == 8 ? " uint8" : " uint16"))
-                                    .c_str());
-        }
-        keep_alive_.push_back(array);
-        return array.data();
-      };
-      const size_t lines = static_cast<size_t>(int8_panels(out) * int8_groups(in));
-      const void* codes = part(name, nb::dtype<uint8_t>(), lines * kInt8Group * kInt8Panel);
-      const void* scales = part(scales_name, nb::dtype<uint16_t>(), lines * kInt8Panel);
-      return Tensor{codes, Dtype::kInt8, static_cast<const BFloat16*>(scales)};
+      const bool is_int8 = weights.contains((name + ".scales").c_str());
+      if (!is_int8 && !weights.contains((name + ".absmax").c_str())) return std::nullopt;
+      const int64_t blocks = int8_panels(out) * int8_groups(in), bytes = blocks * kInt8Group * kInt8Panel;
+      Tensor tensor{};
+      if (is_int8) {
+        tensor.dtype = Dtype::kInt8;
+        tensor.data = part(name, nb::dtype<uint8_t>(), bytes);
+        tensor.scales =
+            static_cast<const BFloat16*>(part(name + ".scales", nb::dtype<uint16_t>(), blocks * kInt8Panel));
+        return tensor;
+      }
+      if (in % kInt8Group) {
+        throw nb::value_error(("tensor '" + name + "' has " + std::to_string(in) +
+                               " inputs; NF4 needs a multiple of " + std::to_string(kInt8Group))
+                                  .c_str());
+      }
+      tensor.dtype = Dtype::kNf4;
+      tensor.data = part(name, nb::dtype<uint8_t>(), bytes / 2);
+      Nf4Scales& scales = tensor.nf4_scales;
+      if (!weights.contains((name + ".nested_absmax").c_str())) {
+        scales.floats =
+            static_cast<const float*>(part(name + ".absmax", nb::dtype<float>(), blocks * kInt8Panel));
+        return tensor;
+      }
+      scales.codes =
+          static_cast<const uint8_t*>(part(name + ".absmax", nb::dtype<uint8_t>(), blocks * kInt8Panel));
+      const int64_t nested = (out * int8_groups(in) + kNf4NestedBlock - 1) / kNf4NestedBlock;
+      scales.nested = static_cast<const float*>(part(name + ".nested_absmax", nb::dtype<float>(), nested));
+      scales.offset = static_cast<const float*>(part(name + ".nested_offset", nb::dtype<float>(), 1));
+      return tensor;
     };
     const auto norm = [&](const std::string& name) {
       return Norm{tensor(name + ".weight", {n_embd}), tensor(name + ".bias", {n_embd})};
     };
     const auto linear = [&](const std::string& name, int64_t in, int64_t out) {
       const std::string weight = name + ".weight";
-      const auto in_8_bits = packed(weight, in, out);
-      return Linear{factor(weight, in_8_bits ? *in_8_bits : tensor(weight, {in, out})),
-                    tensor(name + ".bias", {out}), in, out};
+      const auto coded = packed(weight, in, out);
+      return Linear{factor(weight, coded ? *coded : tensor(weight, {in, out})), tensor(name + ".bias", {out}),
+                    in, out};
     };
     const auto words = [&](const std::string& name) {
-      const auto in_8_bits = packed(name, n_embd, vocab_size);
-      return in_8_bits ? *in_8_bits : tensor(name, {vocab_size, n_embd});
+      const auto coded = packed(name, n_embd, vocab_size);
+      return coded ? *coded : tensor(name, {vocab_size, n_embd});
     };
     model.wte = words("wte.weight");
+    if (model.wte.dtype == Dtype::kNf4)
+      throw nb::value_error("tensor 'wte.weight' is in NF4; embeddings may be floats or int8");
     model.wpe = tensor("wpe.weight", {n_positions, n_embd});
     for (int64_t i = 0; i < n_layer; ++i) {
       const std::string h = "h." + std::to_string(i) + ".";

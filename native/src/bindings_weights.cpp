@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -17,6 +18,7 @@
 #include "bindings.h"
 #include "kernels.h"
 #include "pack_int8.h"
+#include "pack_nf4.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -68,7 +70,7 @@ void check_threads(int threads) {
     throw nb::value_error(("threads is " + std::to_string(threads) + "; it must be from 1 to 1024").c_str());
 }
 
-nb::object pack(const AnyArray& weights, bool is_transposed, int threads) {
+nb::object pack_to_int8(const AnyArray& weights, bool is_transposed, int threads) {
   check_threads(threads);
   const Dtype dtype = float_dtype_of(weights);
   if (weights.ndim() != 2) throw nb::value_error("weights must be a matrix");
@@ -87,6 +89,60 @@ nb::object pack(const AnyArray& weights, bool is_transposed, int threads) {
   }
   if (!is_sound) return nb::none();
   return nb::make_tuple(codes.to_numpy(), scales.to_numpy());
+}
+
+void check_nf4_inputs(size_t in) {
+  if (in % kInt8Group) {
+    throw nb::value_error(
+        ("a matrix has " + std::to_string(in) + " inputs; NF4 needs a multiple of 64").c_str());
+  }
+}
+
+NewArray<uint8_t> nf4_codes(size_t in, size_t out) {
+  const auto groups = static_cast<size_t>(int8_groups(static_cast<int64_t>(in))),
+             panels = static_cast<size_t>(int8_panels(static_cast<int64_t>(out)));
+  return NewArray<uint8_t>({panels, groups, kInt8Group / kNf4LineInputs, kInt8Panel, kNf4LineInputs / 2});
+}
+
+nb::object pack_to_nf4(const AnyArray& weights, int threads) {
+  check_threads(threads);
+  const Dtype dtype = float_dtype_of(weights);
+  if (weights.ndim() != 2) throw nb::value_error("weights must be a matrix");
+  const size_t in = weights.shape(0), out = weights.shape(1);
+  check_nf4_inputs(in);
+  const NewArray<uint8_t> codes = nf4_codes(in, out);
+  const NewArray<float> scales({static_cast<size_t>(int8_panels(static_cast<int64_t>(out))), in / kInt8Group,
+                                static_cast<size_t>(kInt8Panel)});
+  const FloatMatrix matrix{{weights.data(), dtype},
+                           static_cast<int64_t>(in),
+                           static_cast<int64_t>(out),
+                           /*is_transposed=*/false};
+  const Kernels& kernels = select_kernels(std::getenv("GPT2KIT_ISA"));
+  bool is_sound;
+  {
+    const nb::gil_scoped_release release;
+    is_sound = pack_nf4(codes.data(), scales.data(), matrix, kernels, threads);
+  }
+  if (!is_sound) return nb::none();
+  return nb::make_tuple(codes.to_numpy(), scales.to_numpy());
+}
+
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+nb::object repack_to_nf4(const Bytes& stored, size_t in, size_t out, int threads) {
+  check_threads(threads);
+  check_nf4_inputs(in);
+  if (out == 0 || stored.size() / out != in / 2 || stored.size() % out) {
+    throw nb::value_error((std::to_string(stored.size()) + " bytes are no codes of " + std::to_string(out) +
+                           " outputs by " + std::to_string(in) + " inputs")
+                              .c_str());
+  }
+  const NewArray<uint8_t> codes = nf4_codes(in, out);
+  {
+    const nb::gil_scoped_release release;
+    repack_nf4(codes.data(), stored.data(), static_cast<int64_t>(in), static_cast<int64_t>(out), threads);
+  }
+  return codes.to_numpy();
 }
 
 // Maps the pages of a mapped file while the caller goes on. A mapping that is gone meanwhile does no harm.
@@ -161,6 +217,12 @@ bool are_scales(const AnyArray& scales) {
   return largest < 0x7f80;
 }
 
+bool are_finite(const AnyArray& values) {
+  if (values.dtype() != nb::dtype<float>()) throw nb::type_error("values must be float32");
+  const auto* floats = static_cast<const float*>(values.data());
+  return std::all_of(floats, floats + values.size(), [](float x) { return std::isfinite(x); });
+}
+
 }  // namespace
 
 void bind_weights(nb::module_& m) {
@@ -168,7 +230,10 @@ void bind_weights(nb::module_& m) {
   m.def("round_to_bfloat16", &rounded, "values"_a.noconvert());
   m.def("widen", &widened, "values"_a.noconvert());
   m.def("prefault", &prefault, "bytes"_a.noconvert());
-  m.def("pack_int8", &pack, "weights"_a.noconvert(), "is_transposed"_a, "threads"_a);
+  m.def("are_finite", &are_finite, "values"_a.noconvert());
+  m.def("pack_int8", &pack_to_int8, "weights"_a.noconvert(), "is_transposed"_a, "threads"_a);
+  m.def("pack_nf4", &pack_to_nf4, "weights"_a.noconvert(), "threads"_a);
+  m.def("repack_nf4", &repack_to_nf4, "stored"_a.noconvert(), "in_features"_a, "out_features"_a, "threads"_a);
 }
 
 }  // namespace gpt2kit

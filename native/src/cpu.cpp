@@ -62,7 +62,8 @@ bool agrees_with_reference(const BFloat16Kernels& kernels) {
 }
 
 const Kernels& avx512_kernels() {
-  return __builtin_cpu_supports("avx512vnni") ? kAvx512VnniKernels : kAvx512Kernels;
+  if (!__builtin_cpu_supports("avx512vnni")) return kAvx512Kernels;
+  return __builtin_cpu_supports("avx512vbmi") ? kAvx512VbmiKernels : kAvx512VnniKernels;
 }
 #endif
 
@@ -70,11 +71,12 @@ const Kernels& avx512_kernels() {
 
 const BFloat16Kernels& select_bfloat16_kernels(const Kernels& kernels) {
 #ifdef GPT2KIT_X86
-  if (&kernels == &kAvx512Kernels) {
+  const std::string isa = kernels.name;  // several tables may share one
+  if (isa == "avx512") {
     static const bool has_instruction = has_avx512_bf16() && agrees_with_reference(kAvx512BFloat16Kernels);
     return has_instruction ? kAvx512BFloat16Kernels : kAvx2BFloat16Kernels;
   }
-  if (&kernels == &kAvx2Kernels) return kAvx2BFloat16Kernels;
+  if (isa == "avx2") return kAvx2BFloat16Kernels;
 #else
   static_cast<void>(kernels);
 #endif

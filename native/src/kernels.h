@@ -17,6 +17,7 @@
 
 #include "kernels_attention.h"
 #include "kernels_int8.h"
+#include "kernels_nf4.h"
 #include "weights.h"
 
 namespace gpt2kit {
@@ -94,7 +95,13 @@ struct Kernels {
     return attention_kernels[static_cast<int>(format)];
   }
 
+  // Up to 16 words: out[b, j] = x[b] . column j < width of a panel (C, 16), which is float32.
+  //   Order: that of MatrixKernels::project.
+  void (*project_panel)(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* panel,
+                        int64_t rows, int64_t channels, int64_t width);
+
   const Int8Kernels* int8;
+  const Nf4Kernels* nf4;
 };
 
 // A slow, obvious implementation with the same rounding: the specification, the fallback and the oracle.
@@ -103,6 +110,7 @@ extern const Kernels kReferenceKernels;
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 extern const Kernels kAvx512VnniKernels;  // for int8; the rest is the same
+extern const Kernels kAvx512VbmiKernels;  // for NF4 too
 #endif
 
 // Values [begin, begin + n) of a tensor as float32: where they lie, or widened into the buffer.

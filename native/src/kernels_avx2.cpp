@@ -5,8 +5,13 @@
 
 namespace gpt2kit {
 
-const Kernels kAvx2Kernels = {"avx2",      {kReading<float>, kReading<BFloat16>, kReading<Float16>},
-                              finish_sums, layer_norm,
-                              kAttention,  &kInt8Avx2Kernels};
+const Kernels kAvx2Kernels = {"avx2",
+                              {kReading<float>, kReading<BFloat16>, kReading<Float16>},
+                              finish_sums,
+                              layer_norm,
+                              kAttention,
+                              project_panel,
+                              &kInt8Avx2Kernels,
+                              &kNf4Avx2Kernels};
 
 }  // namespace gpt2kit

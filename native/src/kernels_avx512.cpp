@@ -6,15 +6,17 @@
 namespace gpt2kit {
 namespace {
 
-constexpr Kernels with_int8(const Int8Kernels* int8) {
+constexpr Kernels with_codes(const Int8Kernels* int8, const Nf4Kernels* nf4) {
   return {"avx512",    {kReading<float>, kReading<BFloat16>, kReading<Float16>},
           finish_sums, layer_norm,
-          kAttention,  int8};
+          kAttention,  project_panel,
+          int8,        nf4};
 }
 
 }  // namespace
 
-const Kernels kAvx512Kernels = with_int8(&kInt8Avx2Kernels);
-const Kernels kAvx512VnniKernels = with_int8(&kInt8VnniKernels);
+const Kernels kAvx512Kernels = with_codes(&kInt8Avx2Kernels, &kNf4Avx2Kernels);
+const Kernels kAvx512VnniKernels = with_codes(&kInt8VnniKernels, &kNf4Avx2Kernels);
+const Kernels kAvx512VbmiKernels = with_codes(&kInt8VnniKernels, &kNf4Avx512Kernels);
 
 }  // namespace gpt2kit

@@ -52,6 +52,12 @@ struct Int8Rows {
   int32_t* starts;  // (rows, groups): -128 times the sum of a group's values, which undoes the codes' + 128
 };
 
+// Where a row has input k.
+constexpr int64_t int8_rows_place(int64_t k) {
+  constexpr int64_t kOrder[4] = {0, 2, 1, 3};
+  return k / 4 * 4 + kOrder[k % 4];
+}
+
 // An odd number of cache lines.
 constexpr int64_t int8_rows_stride(int64_t in_features) { return int8_groups(in_features) * kInt8Group + 32; }
 // Rows of activations in 8 bits, in their own order; else as Int8Rows.
@@ -89,6 +95,9 @@ struct Int8Kernels {
                          int64_t begin, int64_t end);
   void (*multiply_bytes)(float* out, int64_t out_stride, const ByteRows& x, const Int8Matrix& w, int64_t rows,
                          int64_t begin, int64_t end, const Epilogue& epilogue);
+
+  // One panel as float32: out[i * stride + j] = w[i, 16 * panel + j]; what pads the matrix is unspecified.
+  void (*unpack)(float* out, int64_t stride, const Int8Matrix& w, int64_t panel);
 };
 
 constexpr float kInt8Least = 0x1p-100f;

@@ -8,11 +8,8 @@
 namespace gpt2kit {
 namespace {
 
-// Where input k lies in a row of activations: in 16 bits each four are in the order 0, 2, 1, 3.
-int64_t place(const Int8Rows&, int64_t k) {
-  constexpr int64_t kOrder[4] = {0, 2, 1, 3};
-  return k / 4 * 4 + kOrder[k % 4];
-}
+// Where input k lies in a row of activations.
+int64_t place(const Int8Rows&, int64_t k) { return int8_rows_place(k); }
 int64_t place(const ByteRows&, int64_t k) { return k; }
 
 template <typename Rows, typename Value, int32_t kMost>
@@ -71,6 +68,17 @@ void multiply(float* out, int64_t out_stride, const Rows& x, const Int8Matrix& w
   }
 }
 
+void unpack(float* out, int64_t stride, const Int8Matrix& w, int64_t panel) {
+  const uint8_t* codes = w.panel_codes(panel);
+  const BFloat16* scales = w.panel_scales(panel);
+  for (int64_t k = 0; k < w.in_features; ++k) {
+    for (int64_t j = 0; j < kInt8Panel; ++j) {
+      const int32_t code = codes[k / 4 * kInt8LineBytes + j * 4 + k % 4] - 128;
+      out[k * stride + j] = static_cast<float>(code) * widen(scales[k / kInt8Group * kInt8Panel + j]);
+    }
+  }
+}
+
 }  // namespace
 
 void widen_int8_output(float* out, const Int8Matrix& w, int64_t output) {
@@ -84,6 +92,6 @@ void widen_int8_output(float* out, const Int8Matrix& w, int64_t output) {
 }
 
 const Int8Kernels kInt8ReferenceKernels = {quantize<Int8Rows, int16_t, 32767>, multiply<Int8Rows>,
-                                           quantize<ByteRows, int8_t, 127>, multiply<ByteRows>};
+                                           quantize<ByteRows, int8_t, 127>, multiply<ByteRows>, unpack};
 
 }  // namespace gpt2kit

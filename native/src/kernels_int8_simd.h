@@ -3,6 +3,8 @@
 
 #pragma once
 
+#include <type_traits>
+
 #include "kernels_simd.h"
 #include "simd_int8.h"
 
@@ -67,14 +69,38 @@ inline void for_even_tiles(int64_t rows, const Body& body) {
   }
 }
 
-// Rows [row, row + kRows) times kPanels panels. A line's even and odd bytes, of two lines in turn, go to
-// kChains sums of their own where few rows would leave the multipliers waiting for one another.
-template <int kRows, int kPanels, int kChains>
-inline void multiply_int8_tile(float* out, int64_t out_stride, const Int8Rows& x, const Int8Matrix& w,
-                               int64_t row, int64_t panel, const Epilogue& epilogue) {
-  const int64_t groups = w.groups(), panel_bytes = groups * kInt8Group * kInt8Panel;
+// A panel's weights as a tile reads them: eight inputs at a time, as four pairs that meet those of a row of
+// activations. kernels_nf4_simd.h has the same for NF4.
+class Int8Weights {
+ public:
+  using Matrix = Int8Matrix;
+  static constexpr int kLines = 2;  // of eight inputs
+
+  Int8Weights(const Int8Matrix& w, int64_t panel) : scales_(w.panel_scales(panel)) {}
+
+  template <int kPair>
+  I32x16 pair(const uint8_t* lines) const {
+    const I32x16 line = load_bytes(lines + kPair / 2 * kInt8LineBytes);
+    return kPair % 2 ? odd_bytes(line) : even_bytes(line);
+  }
+  static int32_t start(const Int8Rows& x, int64_t place) { return x.starts[place]; }
+  F32x16 scale(int64_t group) const { return load(scales_ + group * kInt8Panel); }  // in the order of groups
+
+ private:
+  const BFloat16* scales_;
+};
+
+// Rows [row, row + kRows) times kPanels panels. The pairs go in turn to kChains sums of their own where few
+// rows would leave the multipliers waiting for one another.
+template <typename Weights, int kRows, int kPanels, int kChains>
+inline void multiply_tile(float* out, int64_t out_stride, const Int8Rows& x,
+                          const typename Weights::Matrix& w, int64_t row, int64_t panel,
+                          const Epilogue& epilogue) {
+  constexpr int64_t kInputs = 2 * kInt8LineInputs;
+  const int64_t groups = w.groups();
+  const int64_t panel_bytes = groups * (kInt8Group / kInputs) * Weights::kLines * kInt8LineBytes;
+  Weights weights[2] = {{w, panel}, {w, panel + kPanels - 1}};
   const uint8_t* codes = w.panel_codes(panel);
-  const BFloat16* weight_scales = w.panel_scales(panel);
   const int16_t* values = x.values + row * x.stride;
   const int64_t ahead = row == 0 ? kAheadBytes : 0;  // later rows find the panel in the cache
   F32x16 totals[kRows][kPanels];
@@ -84,7 +110,7 @@ inline void multiply_int8_tile(float* out, int64_t out_stride, const Int8Rows& x
     I32x16 sums[kChains][kRows][kPanels];
 #pragma GCC unroll 12
     for (int r = 0; r < kRows; ++r) {
-      const I32x16 start = set1_int(x.starts[(row + r) * groups + g]);
+      const I32x16 start = set1_int(Weights::start(x, (row + r) * groups + g));
 #pragma GCC unroll 2
       for (int p = 0; p < kPanels; ++p) {
         sums[0][r][p] = start;
@@ -92,36 +118,41 @@ inline void multiply_int8_tile(float* out, int64_t out_stride, const Int8Rows& x
         for (int c = 1; c < kChains; ++c) sums[c][r][p] = set1_int(0);
       }
     }
-    for (int64_t pair = 0; pair < kInt8Group / kInt8LineInputs / 2; ++pair) {
-#pragma GCC unroll 2
-      for (int j = 0; j < 2; ++j) {
+    for (int64_t eight = 0; eight < kInt8Group / kInputs; ++eight) {
+      const auto add_half = [&](auto half) {
+        constexpr int kHalf = decltype(half)::value;
         I32x16 even[kPanels], odd[kPanels];
 #pragma GCC unroll 2
         for (int p = 0; p < kPanels; ++p) {
-          const uint8_t* line = codes + p * panel_bytes + j * kInt8LineBytes;
-          kRows == 1 ? prefetch_once(line + kAheadBytes) : prefetch(line + ahead);
-          even[p] = even_bytes(load_bytes(line));
-          odd[p] = odd_bytes(load_bytes(line));
+          const uint8_t* lines = codes + p * panel_bytes;
+          if (kHalf < Weights::kLines) {
+            const uint8_t* line = lines + kHalf * kInt8LineBytes;
+            kRows == 1 ? prefetch_once(line + kAheadBytes) : prefetch(line + ahead);
+          }
+          even[p] = weights[p].template pair<2 * kHalf>(lines);
+          odd[p] = weights[p].template pair<2 * kHalf + 1>(lines);
         }
 #pragma GCC unroll 12
         for (int r = 0; r < kRows; ++r) {
-          const int16_t* four = values + r * x.stride + j * kInt8LineInputs;
+          const int16_t* four = values + r * x.stride + kHalf * kInt8LineInputs;
           const I32x16 first = set1_pair(four), second = set1_pair(four + 2);
 #pragma GCC unroll 2
           for (int p = 0; p < kPanels; ++p) {
-            I32x16& sum = sums[2 * j % kChains][r][p];
+            I32x16& sum = sums[2 * kHalf % kChains][r][p];
             sum = add_products(sum, even[p], first);
-            I32x16& other = sums[(2 * j + 1) % kChains][r][p];
+            I32x16& other = sums[(2 * kHalf + 1) % kChains][r][p];
             other = add_products(other, odd[p], second);
           }
         }
-      }
-      codes += 2 * kInt8LineBytes;
-      values += 2 * kInt8LineInputs;
+      };
+      add_half(std::integral_constant<int, 0>{});
+      add_half(std::integral_constant<int, 1>{});
+      codes += Weights::kLines * kInt8LineBytes;
+      values += kInputs;
     }
 #pragma GCC unroll 2
     for (int p = 0; p < kPanels; ++p) {
-      const F32x16 weight_scale = load(weight_scales + (p * groups + g) * kInt8Panel);
+      const F32x16 weight_scale = weights[p].scale(g);
 #pragma GCC unroll 12
       for (int r = 0; r < kRows; ++r) {
         I32x16 sum = sums[0][r][p];
@@ -141,16 +172,20 @@ inline void multiply_int8_tile(float* out, int64_t out_stride, const Int8Rows& x
   }
 }
 
-inline void multiply_int8(float* out, int64_t out_stride, const Int8Rows& x, const Int8Matrix& w,
-                          int64_t rows, int64_t begin, int64_t end, const Epilogue& epilogue) {
+template <typename Weights>
+inline void multiply_panels(float* out, int64_t out_stride, const Int8Rows& x,
+                            const typename Weights::Matrix& w, int64_t rows, int64_t begin, int64_t end,
+                            const Epilogue& epilogue) {
 #ifdef __AVX512VNNI__
   constexpr int kRowsOfTile = 10, kPanelsOfTile = 2;  // 20 sums, 4 registers of weights, 2 of activations
+  constexpr int kChainsOfRow = 4;
 #else
   constexpr int kRowsOfTile = 3, kPanelsOfTile = 1;
+  constexpr int kChainsOfRow = 1;  // of two registers each, of which there are 16
 #endif
   if (rows == 1) {
     for (int64_t panel = begin; panel < end; ++panel)
-      multiply_int8_tile<1, 1, 4>(out, out_stride, x, w, 0, panel, epilogue);
+      multiply_tile<Weights, 1, 1, kChainsOfRow>(out, out_stride, x, w, 0, panel, epilogue);
     return;
   }
   constexpr int64_t kBlockBytes = 384 * 1024;  // of activations, which stay in the second-level cache
@@ -163,12 +198,28 @@ inline void multiply_int8(float* out, int64_t out_stride, const Int8Rows& x, con
         constexpr int kRows = decltype(tile)::value;
         constexpr int kChains = kRows * kPanelsOfTile > 8 ? 1 : 2;
         if (panel + kPanelsOfTile <= end) {
-          multiply_int8_tile<kRows, kPanelsOfTile, kChains>(out, out_stride, x, w, b0 + row, panel, epilogue);
+          multiply_tile<Weights, kRows, kPanelsOfTile, kChains>(out, out_stride, x, w, b0 + row, panel,
+                                                                epilogue);
         } else {
-          multiply_int8_tile<kRows, 1, kChains>(out, out_stride, x, w, b0 + row, panel, epilogue);
+          multiply_tile<Weights, kRows, 1, kChains>(out, out_stride, x, w, b0 + row, panel, epilogue);
         }
       });
     }
+  }
+}
+
+inline void unpack_int8(float* out, int64_t stride, const Int8Matrix& w, int64_t panel) {
+  const uint8_t* codes = w.panel_codes(panel);
+  const BFloat16* scales = w.panel_scales(panel);
+  for (int64_t i = 0; i < w.in_features; i += kInt8LineInputs) {
+    const F32x16 scale = load(scales + i / kInt8Group * kInt8Panel);
+    const I32x16 line = load_bytes(codes + i / kInt8LineInputs * kInt8LineBytes);
+    const int64_t left = w.in_features - i;
+    float* o = out + i * stride;
+    store(o, to_float(signed_byte<0>(line)) * scale);
+    if (left > 1) store(o + stride, to_float(signed_byte<1>(line)) * scale);
+    if (left > 2) store(o + 2 * stride, to_float(signed_byte<2>(line)) * scale);
+    if (left > 3) store(o + 3 * stride, to_float(signed_byte<3>(line)) * scale);
   }
 }
 

@@ -4,6 +4,7 @@
 
 namespace gpt2kit {
 
-const Int8Kernels kInt8VnniKernels = {quantize_int8, multiply_int8, quantize_bytes, multiply_bytes};
+const Int8Kernels kInt8VnniKernels = {quantize_int8, multiply_panels<Int8Weights>, quantize_bytes,
+                                      multiply_bytes, unpack_int8};
 
 }  // namespace gpt2kit

@@ -67,6 +67,18 @@ void project(float* out, int64_t out_stride, const float* x, int64_t x_stride, c
   }
 }
 
+void project_panel(float* out, int64_t out_stride, const float* x, int64_t x_stride, const float* panel,
+                   int64_t rows, int64_t channels, int64_t width) {
+  for (int64_t b = 0; b < rows; ++b) {
+    for (int64_t j = 0; j < width; ++j) {
+      float lanes[16] = {};
+      for (int64_t k = 0; k < channels; ++k)
+        lanes[k % 16] = std::fma(x[b * x_stride + k], panel[k * kInt8Panel + j], lanes[k % 16]);
+      out[b * out_stride + j] = sum_lanes(lanes);
+    }
+  }
+}
+
 template <typename W>
 void widen_all(float* out, const void* weights, int64_t n) {
   for (int64_t i = 0; i < n; ++i) out[i] = widen(static_cast<const W*>(weights)[i]);
@@ -91,9 +103,13 @@ void layer_norm(float* out, const float* x, const float* weight, const float* bi
 
 }  // namespace
 
-const Kernels kReferenceKernels = {
-    "reference",         {kReading<float>, kReading<BFloat16>, kReading<Float16>},
-    finish_sums,         layer_norm,
-    kReferenceAttention, &kInt8ReferenceKernels};
+const Kernels kReferenceKernels = {"reference",
+                                   {kReading<float>, kReading<BFloat16>, kReading<Float16>},
+                                   finish_sums,
+                                   layer_norm,
+                                   kReferenceAttention,
+                                   project_panel,
+                                   &kInt8ReferenceKernels,
+                                   &kNf4ReferenceKernels};
 
 }  // namespace gpt2kit

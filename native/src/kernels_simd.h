@@ -435,6 +435,28 @@ inline void project(float* out, int64_t out_stride, const float* x, int64_t x_st
   }
 }
 
+// A lane is a word; the sixteen partial sums of each are sixteen registers.
+inline void project_panel(float* out, int64_t out_stride, const float* x, int64_t x_stride,
+                          const float* panel, int64_t rows, int64_t channels, int64_t width) {
+  for (int64_t b = 0; b < rows; ++b) {
+    const float* row = x + b * x_stride;
+    F32x16 sums[kLanes];
+    for (auto& sum : sums) sum = zero();
+    const int64_t whole = channels / kLanes * kLanes;
+    for (int64_t k = 0; k < whole; k += kLanes) {
+#pragma GCC unroll 16
+      for (int j = 0; j < kLanes; ++j)
+        sums[j] = fma(set1(row[k + j]), load(panel + (k + j) * kLanes), sums[j]);
+    }
+    for (int64_t k = whole; k < channels; ++k)
+      sums[k - whole] = fma(set1(row[k]), load(panel + k * kLanes), sums[k - whole]);
+    for (int half = kLanes / 2; half > 0; half /= 2)
+      for (int j = 0; j < half; ++j) sums[j] = sums[j] + sums[j + half];
+    float* o = out + b * out_stride;
+    width == kLanes ? store(o, sums[0]) : store_first(o, sums[0], width);
+  }
+}
+
 // ---- widen ----
 
 template <typename W>

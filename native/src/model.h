@@ -21,7 +21,7 @@ struct Norm {
   Tensor bias;    // (C)
 };
 
-// A matrix as the checkpoint stores it, Conv1D, (in, out), or in 8 bits.
+// A matrix as the checkpoint stores it, Conv1D, (in, out), or in codes.
 struct Linear {
   Tensor weight;  // (I, O)
   Tensor bias;    // (O)

@@ -1,12 +1,16 @@
 #include "products.h"
 
 #include <algorithm>
+#include <initializer_list>
 
 namespace gpt2kit {
 namespace {
 
 // Up to this many rows the weights are the traffic and are streamed; above it, packing panels of them pays.
 constexpr int64_t kStreamRows = 24;
+
+// Of a matrix in codes, as floats: as many as `linear` packs for itself.
+constexpr int64_t kUnpackedColumns = 32;
 
 // Room for rows of activations in a buffer of int8_rows_floats().
 Int8Rows int8_rows_in(float* buffer, int64_t rows, int64_t in_features) {
@@ -23,11 +27,14 @@ ByteRows byte_rows_in(float* buffer, int64_t rows, int64_t in_features) {
           reinterpret_cast<int32_t*>(scales + rows * groups)};
 }
 
-bool has_int8(const Model& model) {
-  const auto is_int8 = [](const Tensor& tensor) { return tensor.dtype == Dtype::kInt8; };
-  return is_int8(model.lm_head) || std::any_of(model.h.begin(), model.h.end(), [&](const Block& block) {
-           return is_int8(block.attn_c_attn.weight) || is_int8(block.attn_c_proj.weight) ||
-                  is_int8(block.mlp_c_fc.weight) || is_int8(block.mlp_c_proj.weight);
+// Whether the model multiplies by a matrix in one of these formats.
+bool has_matrix(const Model& model, std::initializer_list<Dtype> formats) {
+  const auto is_one = [&](const Tensor& tensor) {
+    return std::find(formats.begin(), formats.end(), tensor.dtype) != formats.end();
+  };
+  return is_one(model.lm_head) || std::any_of(model.h.begin(), model.h.end(), [&](const Block& block) {
+           return is_one(block.attn_c_attn.weight) || is_one(block.attn_c_proj.weight) ||
+                  is_one(block.mlp_c_fc.weight) || is_one(block.mlp_c_proj.weight);
          });
 }
 
@@ -42,20 +49,24 @@ Products::Products(const Model& model, const Kernels& kernels, const BFloat16Ker
       bfloat16_(bfloat16),
       precisions_(precisions),
       pool_(pool),
-      uses_int8_(has_int8(model)),
+      uses_int8_(has_matrix(model, {Dtype::kInt8})),
+      uses_codes_(uses_int8_ || has_matrix(model, {Dtype::kNf4})),
       private_int8_rows_(static_cast<size_t>(pool.size())),
       biases_(static_cast<size_t>(pool.size())),
-      scratch_(static_cast<size_t>(pool.size())) {}
+      scratch_(static_cast<size_t>(pool.size())),
+      unpacked_(static_cast<size_t>(pool.size())) {}
 
 void Products::reserve(int64_t rows) {
   const ModelShape& shape = model_.shape;
   const int64_t most_in = std::max(shape.n_embd, shape.n_inner);
   sums_.reserve(2 * std::min(rows, kStreamRows) * widest(shape));
-  if (uses_int8_) int8_rows_.reserve(int8_rows_floats(rows, most_in));
+  if (uses_codes_) int8_rows_.reserve(int8_rows_floats(rows, most_in));
   for (int member = 0; member < pool_.size(); ++member) {
-    if (uses_int8_) private_int8_rows_[member].reserve(int8_rows_floats(kPrivateRows, most_in));
+    if (uses_codes_) private_int8_rows_[member].reserve(int8_rows_floats(kPrivateRows, most_in));
     biases_[member].reserve(widest(shape));
     scratch_[member].reserve(linear_scratch_floats(most_in));
+    if (uses_codes_ && precisions_.has(Precision::kFloat32))
+      unpacked_[member].reserve(most_in * kUnpackedColumns);
   }
 }
 
@@ -63,9 +74,11 @@ void Products::multiply(void* out, int64_t out_stride, const Activations& x, con
                         Activation activation, bool add_to_out, bool round_out, int member) {
   const float* bias = as_floats(kernels_, linear.bias, 0, linear.out_features, biases_[member].data());
   const Epilogue epilogue{bias, activation, add_to_out, round_out};
-  if (linear.weight.dtype == Dtype::kInt8) {
-    multiply_int8(static_cast<float*>(out), out_stride, x,
-                  int8_matrix(linear.weight, linear.in_features, linear.out_features), epilogue, member);
+  if (is_coded(linear.weight.dtype) && precisions_.in(x.phase) == Precision::kFloat32) {
+    multiply_unpacked(static_cast<float*>(out), out_stride, x, linear, epilogue, member);
+  } else if (is_coded(linear.weight.dtype)) {
+    multiply_codes(static_cast<float*>(out), out_stride, x, linear.weight, linear.in_features,
+                   linear.out_features, epilogue, member);
   } else if (x.rows > kStreamRows) {
     multiply_whole(out, out_stride, x, linear, epilogue, member);
   } else {
@@ -123,32 +136,80 @@ void Products::multiply_in_halves(void* out, int64_t out_stride, const Activatio
   }
 }
 
-void Products::multiply_int8(float* out, int64_t out_stride, const Activations& x, const Int8Matrix& w,
-                             const Epilogue& epilogue, int member) {
+void Products::multiply_codes(float* out, int64_t out_stride, const Activations& x, const Tensor& w,
+                              int64_t in_features, int64_t out_features, const Epilogue& epilogue,
+                              int member) {
   const bool alone = x.rows <= kPrivateRows;
   float* buffer = (alone ? private_int8_rows_[member] : int8_rows_).data();
   const float* values = static_cast<const float*>(x.values);
   const Range range = alone ? Range{0, x.rows} : share(x.rows, 1, member, pool_.members());
-  const auto run = [&](const auto& integers, auto quantize, auto multiply, int64_t panels_together) {
-    quantize(integers, values, x.stride, w.in_features, range.begin, range.end);
+  const auto run = [&](const auto& integers, auto quantize, const auto& matrix, auto multiply,
+                       int64_t panels_together) {
+    quantize(integers, values, x.stride, in_features, range.begin, range.end);
     if (!alone) pool_.barrier();
-    const Range panels = share(int8_panels(w.out_features), panels_together, member, pool_.members());
-    multiply(out, out_stride, integers, w, x.rows, panels.begin, panels.end, epilogue);
+    const Range panels = share(int8_panels(out_features), panels_together, member, pool_.members());
+    multiply(out, out_stride, integers, matrix, x.rows, panels.begin, panels.end, epilogue);
   };
-  if (precisions_.in(x.phase) == Precision::kInt8) {
-    run(byte_rows_in(buffer, x.rows, w.in_features), kernels_.int8->quantize_bytes,
-        kernels_.int8->multiply_bytes, 3);
+  const Int8Kernels& int8 = *kernels_.int8;
+  if (w.dtype == Dtype::kNf4) {
+    run(int8_rows_in(buffer, x.rows, in_features), int8.quantize, nf4_matrix(w, in_features, out_features),
+        kernels_.nf4->multiply, 2);
+  } else if (precisions_.in(x.phase) == Precision::kInt8) {
+    run(byte_rows_in(buffer, x.rows, in_features), int8.quantize_bytes,
+        int8_matrix(w, in_features, out_features), int8.multiply_bytes, 3);
   } else {
-    run(int8_rows_in(buffer, x.rows, w.in_features), kernels_.int8->quantize, kernels_.int8->multiply, 2);
+    run(int8_rows_in(buffer, x.rows, in_features), int8.quantize, int8_matrix(w, in_features, out_features),
+        int8.multiply, 2);
+  }
+}
+
+// One panel, as rows of `stride` floats, 16 of which are its own.
+void Products::unpack(float* out, int64_t stride, const Tensor& w, int64_t in_features, int64_t out_features,
+                      int64_t panel) const {
+  if (w.dtype == Dtype::kNf4) {
+    kernels_.nf4->unpack(out, stride, nf4_matrix(w, in_features, out_features), panel);
+  } else {
+    kernels_.int8->unpack(out, stride, int8_matrix(w, in_features, out_features), panel);
+  }
+}
+
+// What linear does to the dequantised weights, of which there are but a few columns at a time.
+void Products::multiply_unpacked(float* out, int64_t out_stride, const Activations& x, const Linear& linear,
+                                 const Epilogue& epilogue, int member) {
+  const int64_t I = linear.in_features, O = linear.out_features;
+  float* columns = unpacked_[member].data();
+  const Range range = share(O, kUnpackedColumns, member, pool_.members());
+  for (int64_t n = range.begin; n < range.end; n += kUnpackedColumns) {
+    const int64_t width = std::min(kUnpackedColumns, O - n);
+    for (int64_t at = 0; at < width; at += kInt8Panel)
+      unpack(columns + at, kUnpackedColumns, linear.weight, I, O, (n + at) / kInt8Panel);
+    Epilogue part = epilogue;
+    if (part.bias) part.bias += n;
+    kernels_.reading(Dtype::kFloat32)
+        .linear(out + n, out_stride, static_cast<const float*>(x.values), x.stride, columns, kUnpackedColumns,
+                x.rows, I, 0, width, part, scratch_[member].data());
+  }
+}
+
+void Products::project_unpacked(float* logits, const Activations& x, int member) {
+  const int64_t C = model_.shape.n_embd, V = model_.shape.vocab_size;
+  float* columns = unpacked_[member].data();
+  const Range panels = share(int8_panels(V), 1, member, pool_.members());
+  for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+    const int64_t n = panel * kInt8Panel;
+    unpack(columns, kInt8Panel, model_.lm_head, C, V, panel);
+    kernels_.project_panel(logits + n, V, static_cast<const float*>(x.values), x.stride, columns, x.rows, C,
+                           std::min(kInt8Panel, V - n));
   }
 }
 
 void Products::project(float* logits, const Activations& x, int member) {
   const int64_t C = model_.shape.n_embd, V = model_.shape.vocab_size;
   const Tensor& head = model_.lm_head;
-  if (head.dtype == Dtype::kInt8) {
+  if (is_coded(head.dtype)) {
+    if (precisions_.in(x.phase) == Precision::kFloat32) return project_unpacked(logits, x, member);
     const Epilogue plain{nullptr, Activation::kNone, /*add_to_out=*/false, /*round_out=*/false};
-    multiply_int8(logits, V, x, int8_matrix(head, C, V), plain, member);
+    multiply_codes(logits, V, x, head, C, V, plain, member);
     return;
   }
   const Range words = share(V, 6, member, pool_.members());

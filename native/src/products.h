@@ -20,11 +20,14 @@ constexpr int64_t kPrivateRows = 4;
 // What a token is: given, as a prompt's, or generated, or guessed to be.
 enum class Phase { kPrefill, kDecode };
 
-// What activations become before they meet a matrix in codes.
-enum class Precision { kInt16, kInt8 };
+// What activations become before they meet a matrix in codes; one in NF4 meets 16 bits in the place of 8.
+// With kFloat32 the weights become floats instead: the results are those of the dequantised matrix, to the
+// bit.
+enum class Precision { kFloat32, kInt16, kInt8 };
 
 struct Precisions {
   Precision prefill = Precision::kInt16, decode = Precision::kInt16;
+  bool has(Precision precision) const { return prefill == precision || decode == precision; }
   Precision in(Phase phase) const { return phase == Phase::kPrefill ? prefill : decode; }
 };
 
@@ -43,7 +46,10 @@ class Products {
            ThreadPool& pool);
 
   // Whether a token's results depend on its phase.
-  bool depends_on_phase() const { return uses_int8_ && precisions_.prefill != precisions_.decode; }
+  bool depends_on_phase() const {
+    const bool is_exact_in_one = precisions_.has(Precision::kFloat32);
+    return (is_exact_in_one ? uses_codes_ : uses_int8_) && precisions_.prefill != precisions_.decode;
+  }
 
   // Makes room for products of so many rows.
   void reserve(int64_t rows);
@@ -63,17 +69,23 @@ class Products {
                       const Epilogue& epilogue, int member);
   void multiply_in_halves(void* out, int64_t out_stride, const Activations& x, const Linear& linear,
                           const Epilogue& epilogue, int member);
-  void multiply_int8(float* out, int64_t out_stride, const Activations& x, const Int8Matrix& w,
-                     const Epilogue& epilogue, int member);
+  void multiply_codes(float* out, int64_t out_stride, const Activations& x, const Tensor& w,
+                      int64_t in_features, int64_t out_features, const Epilogue& epilogue, int member);
+  void unpack(float* out, int64_t stride, const Tensor& w, int64_t in_features, int64_t out_features,
+              int64_t panel) const;
+  void multiply_unpacked(float* out, int64_t out_stride, const Activations& x, const Linear& linear,
+                         const Epilogue& epilogue, int member);
+  void project_unpacked(float* logits, const Activations& x, int member);
 
   const Model& model_;
   const Kernels& kernels_;
   const BFloat16Kernels* const bfloat16_;
   const Precisions precisions_;
   ThreadPool& pool_;
-  const bool uses_int8_;
+  const bool uses_int8_, uses_codes_;
   AlignedBuffer sums_, int8_rows_;
-  std::vector<AlignedBuffer> private_int8_rows_, biases_, scratch_;  // one for each member of the pool
+  std::vector<AlignedBuffer> private_int8_rows_, biases_, scratch_,
+      unpacked_;  // one for each member of the pool
 };
 
 }  // namespace gpt2kit

@@ -27,6 +27,12 @@ inline I32x16 set1_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
 // The bytes 0, 2 of each four, or 1, 3, as numbers of 16 bits.
 inline I32x16 even_bytes(I32x16 a) { return {_mm512_and_si512(a.v, _mm512_set1_epi32(0x00ff00ff))}; }
 inline I32x16 odd_bytes(I32x16 a) { return {_mm512_srli_epi16(a.v, 8)}; }
+// Byte kByte of each four, less 128.
+template <int kByte>
+inline I32x16 signed_byte(I32x16 a) {
+  const __m512i flipped = _mm512_xor_si512(a.v, _mm512_set1_epi8(-128));
+  return {_mm512_srai_epi32(_mm512_slli_epi32(flipped, 24 - 8 * kByte), 24)};
+}
 // sum + the products of both pairs of 16-bit numbers in each lane.
 inline I32x16 add_products(I32x16 sum, I32x16 a, I32x16 b) { return {_mm512_dpwssd_epi32(sum.v, a.v, b.v)}; }
 inline I32x16 operator+(I32x16 a, I32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
@@ -72,6 +78,15 @@ inline I32x16 even_bytes(I32x16 a) {
   return {_mm256_and_si256(a.lo, mask), _mm256_and_si256(a.hi, mask)};
 }
 inline I32x16 odd_bytes(I32x16 a) { return {_mm256_srli_epi16(a.lo, 8), _mm256_srli_epi16(a.hi, 8)}; }
+template <int kByte>
+inline __m256i signed_byte(__m256i a) {
+  const __m256i flipped = _mm256_xor_si256(a, _mm256_set1_epi8(-128));
+  return _mm256_srai_epi32(_mm256_slli_epi32(flipped, 24 - 8 * kByte), 24);
+}
+template <int kByte>
+inline I32x16 signed_byte(I32x16 a) {
+  return {signed_byte<kByte>(a.lo), signed_byte<kByte>(a.hi)};
+}
 inline I32x16 operator+(I32x16 a, I32x16 b) {
   return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)};
 }

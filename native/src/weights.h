@@ -1,5 +1,5 @@
 // Weights as files store them: float32, bfloat16 or float16, which widen to float32 exactly; matrices also in
-// the 8 bits of kernels_int8.h.
+// the 8 bits of kernels_int8.h or the 4 bits of kernels_nf4.h.
 
 #pragma once
 
@@ -16,16 +16,27 @@ struct Float16 {  // IEEE 754 binary16
   uint16_t bits;
 };
 
-enum class Dtype : int32_t { kFloat32, kBFloat16, kFloat16, kInt8 };
+enum class Dtype : int32_t { kFloat32, kBFloat16, kFloat16, kInt8, kNf4 };
 constexpr int kNumFloatDtypes = 3;  // the first ones
+constexpr bool is_coded(Dtype dtype) { return dtype == Dtype::kInt8 || dtype == Dtype::kNf4; }
+
+// The scales of a matrix in NF4, one for each block; kernels_nf4.h has their order. Either floats, or with
+// double quantisation the other three.
+struct Nf4Scales {
+  const float* floats;
+  const uint8_t* codes;
+  const float* nested;
+  const float* offset;  // one number
+};
 
 // An array of weights at any address. Its owner may change the values between two forward passes.
 struct Tensor {
   const void* data;
   Dtype dtype;
   const BFloat16* scales = nullptr;  // of kInt8, whose data are codes
+  Nf4Scales nf4_scales = {};         // of kNf4, whose data are codes
 
-  // Not for kInt8.
+  // Not for codes.
   const void* at(int64_t index) const {
     return static_cast<const char*>(data) + index * (dtype == Dtype::kFloat32 ? 4 : 2);
   }

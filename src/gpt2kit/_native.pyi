@@ -143,6 +143,7 @@ def operations_per_s(arithmetic: str, threads: int, passes: int) -> list[float]:
 def are_scales(scales: npt.NDArray[np.uint16] | memoryview) -> bool:
     """Whether all numbers, given as the bits of bfloat16, are finite and not negative."""
 
+def are_finite(values: npt.NDArray[np.float32] | memoryview) -> bool: ...
 def round_to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     """Bits of the nearest bfloat16, ties to even; NaN stays NaN, quiet, with its sign and upper bits."""
 
@@ -159,3 +160,16 @@ def pack_int8(
 
     weights: float32, float16, or uint16 holding the bits of bfloat16.
     """
+
+def pack_nf4(
+    weights: npt.NDArray[Any], threads: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]] | None:
+    """Codes and scales, before double quantisation, of a matrix (in, out); None for weights that are not finite.
+
+    weights: float32, float16, or uint16 holding the bits of bfloat16; in is a multiple of 64.
+    """
+
+def repack_nf4(
+    stored: npt.NDArray[np.uint8], in_features: int, out_features: int, threads: int
+) -> npt.NDArray[np.uint8]:
+    """Codes in panels from those of bitsandbytes, (out * in / 2,)."""

@@ -58,11 +58,11 @@ HEADS: tuple[tuple[str, str], ...] = (
 
 # Causal masks that old files store beside the weights. Anchored: `attn.c_attn.bias` is a weight.
 _MASK = re.compile(r"h\.\d+\.(attn|crossattention)\.(bias|masked_bias)")
-# What stands in a quantised file beside a weight (4 bits, int8) or beside the weight of a module (8 bits).
+# What stands in a quantised file beside a weight (4 bits, packed) or beside the weight of a module (8 bits).
 _4BIT_PART = re.compile(
     r"(.+\.weight)\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.bitsandbytes__(nf4|fp4))"
 )
-_INT8_PART = re.compile(r"(.+\.weight)\.scales")
+_PACKED_PART = re.compile(r"(.+\.weight)\.(scales|nested_offset)")
 _8BIT_PART = re.compile(r"(.+)\.(SCB|weight_format)")
 _CONV1D = re.compile(r"h\.\d+\.(attn|crossattention|mlp)\.(c_attn|q_attn|c_proj|c_fc)\.weight")
 # OpenAI's names: model/wte, model/ln_f/g, model/h0/attn/c_attn/w. g is a norm's gain.
@@ -109,7 +109,7 @@ def quantized_weight(name: str) -> str | None:
     >>> quantized_weight("h.0.mlp.c_fc.weight.absmax"), quantized_weight("h.0.mlp.c_fc.SCB")
     ('h.0.mlp.c_fc.weight', 'h.0.mlp.c_fc.weight')
     """
-    if match := _4BIT_PART.fullmatch(name) or _INT8_PART.fullmatch(name):
+    if match := _4BIT_PART.fullmatch(name) or _PACKED_PART.fullmatch(name):
         return match[1]
     return f"{match[1]}.weight" if (match := _8BIT_PART.fullmatch(name)) else None
 

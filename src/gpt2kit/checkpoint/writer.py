@@ -166,14 +166,14 @@ def _checked(
             f"tensor {missing[0]!r} is missing ({len(missing)} of {len(trunk)}); give them all"
         )
     # Larger items first keeps every tensor aligned, since the file has no gaps; otherwise the model's order.
-    # Packed codes, whole cache lines each, come before the rest for the same reason.
+    # Packed matrices are made of units: codes of cache lines, scales of 16 in a row.
     order = {name: i for i, name in enumerate([*trunk, *heads])}
 
     def size(item: tuple[str, tuple[NDArray[Any], str]]) -> int:
-        dtype = item[1][1]
-        return (
-            64 if packed and dtype == "U8" else 32 if packed and item[0] in quantized else ITEM_BYTES[dtype]
-        )
+        name, (_, dtype) = item
+        if not packed or name not in quantized or dtype == "F32":
+            return ITEM_BYTES[dtype]
+        return 64 if quantized_weight(name) is None else 16 * ITEM_BYTES[dtype]
 
     return dict(
         sorted(

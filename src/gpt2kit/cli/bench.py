@@ -93,7 +93,7 @@ def bench(model: str | None, **given: Any) -> None:
     lengths = {name: given[name] for name in ("prompt", "decode", "context", "batch", "repeats")}
     report = measure(engine, Settings.fitting(engine.config, **lengths))
     name = "built-in" if model is None else os.path.basename(os.path.normpath(model))
-    precision = given["quant"] or _precision(checkpoint, given["dtype"])
+    precision = engine.quant or _precision(checkpoint, given["dtype"])
     if given["as_json"]:
         print_json(_facts(name, precision, engine, load_s, report), indent=None)
     else:

@@ -21,7 +21,7 @@ _OPTIONS = (
     click.option(
         "--dtype", default="auto", metavar="DTYPE", help="auto, float32, bfloat16 or float16 [auto]."
     ),
-    click.option("--quant", type=click.Choice(["int8"]), help="Hold the weights in 8 bits."),
+    click.option("--quant", type=click.Choice(["int8", "nf4"]), help="Hold the weights in 8 or 4 bits."),
     compute_option,
     kv_cache_option,
     click.option("--engine", type=click.Choice(["auto", "native", "torch"]), default="auto", help="[auto]"),

@@ -13,7 +13,7 @@ from gpt2kit.cli.options import debug_option, json_option
 @click.command()
 @click.argument("model")
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--format", type=click.Choice(["int8", "bf16"]), default="int8", help="[int8]")
+@click.option("--format", type=click.Choice(["int8", "nf4", "bf16"]), default="int8", help="[int8]")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a model on the hub.")
 @click.option("--allow-pickle", is_flag=True, help="Also read pytorch_model.bin; only for files you trust.")
 @click.option("-q", "--quiet", is_flag=True, help="No notices on stderr.")
@@ -30,7 +30,7 @@ def quantize(
 ) -> None:
     """Write MODEL, a folder or a name on the hub, into the folder OUTPUT in fewer bits.
 
-    int8 is for the native engine alone; bf16 is read by every tool.
+    int8 and nf4 are for the native engine alone; bf16 is read by every tool.
 
     \b
     gpt2kit quantize gpt2 gpt2-int8

@@ -9,7 +9,7 @@ from gpt2kit.config.fields import refuse
 from gpt2kit.errors import ConfigError
 
 PACKED_METHOD = "gpt2kit"
-PACKED_FORMATS = ("int8",)
+PACKED_FORMATS = ("int8", "nf4")
 PACKED_VERSION = 1
 
 

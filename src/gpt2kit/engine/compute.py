@@ -1,7 +1,8 @@
 """What the native engine computes in: the option `compute` for weights in each format.
 
 A matrix of floats meets activations in float32, or with "bfloat16" rounded to that. A matrix in codes meets integers:
-activations rounded to 16 or to 8 bits, in groups of 64 with a scale each.
+activations rounded to 16 or to 8 bits, in groups of 64 with a scale each; one in NF4 meets 16 bits always. With
+"float32" its weights become floats on their way: the results are those of the dequantised matrices, to the bit.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Computing:
     """What meets the matrices.
 
     name: "auto" where the two phases differ, else what they have in common. floats: "float32" or "bfloat16", for
-    matrices of floats. prefill, decode: "int16" or "int8", for matrices in codes.
+    matrices of floats. prefill, decode: "float32", "int16" or "int8", for matrices in codes.
     """
 
     name: Compute
@@ -34,7 +35,7 @@ def computing(compute: Compute | None, formats: Set[str]) -> Computing:
     """Say what matrices in these formats are multiplied by.
 
     compute: None is "auto": float32 for matrices of floats; for those in codes 8 bits in prompts and 16 in what is
-        generated. formats: of the matrices, "float" and "int8".
+        generated. formats: of the matrices, "float", "int8" and "nf4".
     Raises EngineError for a compute that is none, or that these formats leave nothing to do for.
     """
     codes = sorted(formats - {"float"})
@@ -48,8 +49,9 @@ def computing(compute: Compute | None, formats: Set[str]) -> Computing:
                 f"compute is {compute!r}, but no matrix is quantised; use quant='int8', or 'float32' or 'bfloat16'"
             )
         return Computing(compute, prefill=compute, decode=compute)
-    if codes:
+    if codes and compute == "bfloat16":
         raise EngineError(
-            f"compute is {compute!r}, but matrices are in {' and '.join(codes)}; it must be 'auto', 'int16' or 'int8'"
+            f"compute is {compute!r}, but matrices are in {' and '.join(codes)}; it must be 'auto', 'float32', "
+            "'int16' or 'int8'"
         )
-    return Computing(compute, floats=compute)
+    return Computing(compute, floats=compute, prefill="float32", decode="float32")

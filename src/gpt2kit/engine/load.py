@@ -39,8 +39,9 @@ def load_engine(
     dtype: of the weights: "float32", "bfloat16", "float16", or "auto". The native engine computes in float32
         over weights of any of them; "auto" uses those of the file as they are. The torch engine computes in
         dtype too; "auto" is float32 on the CPU and the file's elsewhere.
-    quant: None, or "int8": the native engine holds every matrix, the embeddings and the head among them, in 8
-        bits, which takes a quarter of the memory and of the time of float32 for a token. Needs dtype "auto".
+    quant: None; "int8": the native engine holds every matrix, the embeddings and the head among them, in 8 bits,
+        which takes a quarter of the memory and of the time of float32 for a token; or "nf4": the matrices of the
+        blocks in bitsandbytes' NF4 with double quantisation, embeddings and head in 8 bits. Needs dtype "auto".
     threads: for the native engine, by default every processor that the process may use.
     engine: "native" (C++, CPU), "torch", or "auto": native unless the device or the model forbids it.
     quant_cache: keep what quant makes of a large model for the next load, in a folder that the environment variable

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from gpt2kit import _native
 from gpt2kit.checkpoint import BFloat16Array
-from gpt2kit.checkpoint.packed import PackedInt8
+from gpt2kit.checkpoint.names import is_conv1d
+from gpt2kit.checkpoint.packed import GROUP, PackedInt8, PackedNf4
 from gpt2kit.config import GenerationConfig, GPT2Config
+from gpt2kit.config.bitsandbytes import quantization_of
 from gpt2kit.config.packed import packed_format
 from gpt2kit.engine.compute import Compute, computing
 from gpt2kit.engine.quantize import is_matrix, native_weights
@@ -30,10 +32,10 @@ if TYPE_CHECKING:
     from gpt2kit.checkpoint import Checkpoint
     from gpt2kit.generation.options import Options
 
-# One tensor of the weights; a memoryview holds float32. A matrix may be a PackedInt8; wte.weight and lm_head.weight
-# then are (n_embd, vocabulary). In quotes, since a packed folder runs without numpy.
+# One tensor of the weights; a memoryview holds float32. A matrix may be packed, all but wte.weight also in
+# NF4; wte.weight and lm_head.weight then are (n_embd, vocabulary). In quotes: a packed folder runs without numpy.
 WeightArray: TypeAlias = (
-    "npt.NDArray[np.float32] | npt.NDArray[np.float16] | memoryview | BFloat16Array | PackedInt8"
+    "npt.NDArray[np.float32] | npt.NDArray[np.float16] | memoryview | BFloat16Array | PackedInt8 | PackedNf4"
 )
 
 KvCacheDtype = Literal["float32", "bfloat16", "int8"]
@@ -81,10 +83,21 @@ def unsupported_reason(config: GPT2Config) -> str | None:
     if config.pruned_heads and any(config.pruned_heads.values()):
         return "heads are pruned, and the native kernels take all layers to have n_head of them"
     if hasattr(config, "quantization_config") and packed_format(config) is None:
-        return "its weights are quantised by bitsandbytes"
+        quantization = quantization_of(config)
+        method = None if quantization is None else quantization.quantization_method()
+        if method != "nf4":
+            return f"its weights are quantised by bitsandbytes, in {method}; NF4 is the only such format"
+        return _nf4_reason(config)
     if config.activation_function not in ACTIVATIONS:
         known = ", ".join(sorted(ACTIVATIONS))
         return f"activation_function {config.activation_function!r} has no native kernel; it has {known}"
+    return None
+
+
+def _nf4_reason(config: GPT2Config) -> str | None:
+    for name, inputs in (("n_embd", config.n_embd), ("n_inner", config.n_inner)):
+        if inputs is not None and inputs % GROUP:
+            return f"{name} is {inputs}, and native products in NF4 need a multiple of {GROUP}"
     return None
 
 
@@ -102,12 +115,16 @@ def shallower(config: GPT2Config, n_layer: int) -> GPT2Config:
     return found
 
 
+def _format(array: WeightArray) -> str:
+    return "int8" if isinstance(array, PackedInt8) else "nf4" if isinstance(array, PackedNf4) else "float"
+
+
 def _bits(name: str, array: WeightArray) -> dict[str, npt.NDArray[Any] | memoryview]:
     """Give what the core reads: bfloat16 goes as uint16, which therefore may come from BFloat16Array only."""
     if isinstance(array, BFloat16Array):
         return {name: array.bits}
-    if isinstance(array, PackedInt8):
-        return {name: array.codes, f"{name}.scales": array.scales}
+    if isinstance(array, (PackedInt8, PackedNf4)):
+        return {f"{name}{suffix}": part for suffix, part in array.parts().items()}
     dtype = getattr(array, "dtype", "float32")  # the core knows the formats of other buffers
     if dtype not in ("float32", "float16"):
         raise TypeError(
@@ -142,12 +159,12 @@ def _scan_options(weights: Mapping[str, WeightArray]) -> dict[str, Any]:
 
 
 class NativeEngine:
-    """Runs a GPT-2 on the CPU over weights in float32, bfloat16, float16 or int8.
+    """Runs a GPT-2 on the CPU over weights in float32, bfloat16, float16, int8 or NF4.
 
     Weights are read where they lie at every call: what changes in them shows at once. By default all arithmetic is
     float32. 16-bit weights are widened, which is exact, as they are read: results are those of the same weights in
-    float32, to the bit. What meets an int8 matrix is rounded to 16 bits, a hundredth of the rounding of its weights,
-    or, in prompts, to 8. With compute="bfloat16" what a matrix multiplies is rounded to bfloat16 first, prompts and
+    float32, to the bit. What meets a matrix in int8 or NF4 is rounded to 16 bits, a hundredth of the rounding of its
+    weights, or, for int8 in prompts, to 8; compute="float32" rounds nothing. With compute="bfloat16" what a matrix multiplies is rounded to bfloat16 first, prompts and
     single tokens alike; sums, norms, attention, activation functions and the residual stream stay in float32.
 
     A row's result depends on its own tokens and their phases only, to the bit: not on the batch, on how a prompt is
@@ -175,9 +192,10 @@ class NativeEngine:
         threads: how many to compute with, by default all that the process may use.
         isa: "reference", "avx2" or "avx512" to force one; by default GPT2KIT_ISA, else the best there is.
         compute: what activations become before each product with a matrix. "bfloat16": then prompts take half the
-            time on a processor with AVX512-BF16; all matrices but wpe must be bfloat16. "int16" and "int8", for int8
-            matrices: integers, in both phases. "auto", or None: "float32", and with int8 matrices 8 bits in prompts
-            and 16 in what is generated.
+            time on a processor with AVX512-BF16; all matrices but wpe must be bfloat16. "int16" and "int8", for
+            int8 matrices: integers, in both phases; NF4 matrices take 16 bits with either. "float32" with matrices in
+            codes: the results of the dequantised matrices, to the bit, at a fraction of the speed. "auto", or None:
+            "float32" for matrices of floats; for those in int8 8 bits in prompts and 16 in what is generated.
         kv_cache_dtype: what keys and values are kept in. "bfloat16" takes half of the memory and "int8", with a scale
             for each token and head, some 27 %; attention reads that much less. It computes in float32 over what the
             cache holds, tokens of the same call included, so results depend on nothing else.
@@ -194,11 +212,7 @@ class NativeEngine:
         self._weights = dict(weights)
         self._computing = computing(
             compute,
-            {
-                "int8" if isinstance(array, PackedInt8) else "float"
-                for name, array in weights.items()
-                if is_matrix(name)
-            },
+            {_format(array) for name, array in weights.items() if is_matrix(name)},
         )
         self._head_scan = head_scan
         self._kv_cache_dtype: KvCacheDtype = kv_cache_dtype
@@ -248,8 +262,9 @@ class NativeEngine:
 
         dtype: "auto" uses each tensor where it lies in the file; "float32", "bfloat16" and "float16" convert
             those that are stored otherwise, once.
-        quant: "int8" holds every matrix, the embeddings and the head among them, in 8 bits; it needs dtype "auto".
-            A packed folder has its format already.
+        quant: "int8" holds every matrix, the embeddings and the head among them, in 8 bits; "nf4" those of the blocks
+            in 4, embeddings and head in 8. Both need dtype "auto". A packed folder has its format already, and so
+            has one in bitsandbytes' NF4, whose other weights take dtype.
         quant_cache: as for load_engine.
         threads, isa, compute, kv_cache_dtype, generation_config, head_scan: as for NativeEngine.
         """
@@ -298,10 +313,13 @@ class NativeEngine:
 
     @property
     def quant(self) -> str | None:
-        """The format of the matrices: "int8", "mixed" where only some are in it, or None."""
-        matrices = [array for name, array in self._weights.items() if is_matrix(name)]
-        count = sum(isinstance(array, PackedInt8) for array in matrices)
-        return None if count == 0 else "int8" if count == len(matrices) else "mixed"
+        """The format of the matrices: "int8", "nf4" where all of the blocks are in it, "mixed", or None."""
+        formats = {name: _format(array) for name, array in self._weights.items() if is_matrix(name)}
+        if all(format == "nf4" for name, format in formats.items() if is_conv1d(name)):
+            return "nf4"
+        if set(formats.values()) == {"int8"}:
+            return "int8"
+        return None if set(formats.values()) == {"float"} else "mixed"
 
     @property
     def threads(self) -> int:

@@ -16,7 +16,7 @@ from gpt2kit.engine.native import available_threads, unsupported_reason
 from gpt2kit.engine.quantize import quantized_weights, write_packed
 from gpt2kit.errors import EngineError
 
-FORMATS = ("int8", "bf16")
+FORMATS = ("int8", "nf4", "bf16")
 # What describes the tokenizer is copied as it is.
 _TOKENIZER_FILES = (
     *("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"),
@@ -33,7 +33,8 @@ def quantize_folder(
     """Write a model's weights in another format, with its configuration and tokenizer; give the files' names.
 
     model: a folder, a hub name, or an open Checkpoint.  output: the folder to write; other files in it stay.
-    format: "int8" for a packed folder, which load_engine maps; "bf16" for an ordinary one in bfloat16.
+    format: "int8" or "nf4" for a packed folder, which load_engine maps, as its quant makes it; "bf16" for an ordinary
+        one in bfloat16.
     checkpoint_options: revision, allow_pickle, token, ... of open_checkpoint.
 
     Raises EngineError for an unknown format, a model that is quantised already or that the native engine cannot
@@ -59,7 +60,7 @@ def quantize_folder(
         reason = unsupported_reason(config)
         if reason is not None:
             raise EngineError(f"the native engine cannot run this model: {reason}")
-        weights = quantized_weights(checkpoint, names, available_threads())
+        weights = quantized_weights(checkpoint, names, format, available_threads())
         written = write_packed(folder, checkpoint, weights, format, generation_config)
     import shutil
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -143,8 +144,9 @@ def quantize_blockwise(
     As bitsandbytes does on the CPU: the nearest number is looked up in a table of 65,536 steps of [-1, 1], which
     near a middle between two numbers can choose the other one. A block of zeros has the code 0.
     """
-    absmax = np.zeros(-(-values.size // blocksize), np.float32)
-    np.maximum.at(absmax, np.arange(values.size) // blocksize, np.abs(values))
+    blocks = np.zeros((-(-values.size // blocksize), blocksize), np.float32)
+    blocks.reshape(-1)[: values.size] = np.abs(values)
+    absmax = blocks.max(axis=1)
     scale = np.repeat(absmax, blocksize)[: values.size]
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         ratio = np.clip(values * (np.float32(1) / scale), -1, 1, dtype=np.float32)
@@ -152,11 +154,17 @@ def quantize_blockwise(
     half = (np.nan_to_num(ratio, nan=-1.0) + np.float32(1)) * np.float32(0.5)
     # float64 stands for a fused multiply-add, which rounds once.
     step = (half * np.float64(_STEPS - 1) + 0.5).astype(np.float32).astype(np.int64)
+    return np.where(scale == 0, np.uint8(0), _nearest_steps()[np.minimum(step, _STEPS - 1)]), absmax
+
+
+@cache
+def _nearest_steps() -> NDArray[np.uint8]:
+    """Give the code of the nearest number for each of the steps of [-1, 1]."""
     code = dynamic_map()
     middles = np.float32(0.5) * (code[:-1] + code[1:])
     places = np.float32(-1) + np.arange(_STEPS, dtype=np.float32) * np.float32(2) / np.float32(_STEPS - 1)
-    table = np.searchsorted(middles, places).astype(np.uint8)
-    return np.where(scale == 0, np.uint8(0), table[np.minimum(step, _STEPS - 1)]), absmax
+    steps: NDArray[np.uint8] = np.searchsorted(middles, places).astype(np.uint8)
+    return steps
 
 
 def _scaled(panel: NDArray[np.float32], blocksize: int, scales: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -39,25 +39,40 @@ def logits(engine: NativeEngine) -> np.ndarray:
     return engine.forward([(engine.new_sequence(), [1, 5, 69, 3])], logits="all")[0].logits
 
 
-@pytest.mark.parametrize("options", [{}, {"tie_word_embeddings": False, "n_inner": 65}, {"n_embd": 64}])
+WIDE = {"n_embd": 64, "n_inner": 128}  # whole blocks of 64, as NF4 needs them
+
+
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [
+        ("int8", {}),
+        ("int8", {"tie_word_embeddings": False, "n_inner": 65}),
+        ("int8", {"n_embd": 64}),
+        ("nf4", WIDE),
+        ("nf4", WIDE | {"tie_word_embeddings": False, "n_inner": 192}),
+    ],
+)
 def test_a_packed_folder_gives_the_bits_of_quantising_at_load(
-    tmp_path: Path, options: dict[str, object]
+    tmp_path: Path, format: str, options: dict[str, object]
 ) -> None:
     model = model_folder(tmp_path / "model", **options)
     (model / "vocab.json").write_text("{}")
-    files = quantize_folder(model, tmp_path / "packed")
+    files = quantize_folder(model, tmp_path / "packed", format)
     assert files[0] == "model.safetensors" and {"config.json", "vocab.json"} <= set(files)
-    for quant in (None, "int8"):
+    for quant in (None, format):
         engine = load_engine(tmp_path / "packed", quant=quant)
-        assert isinstance(engine, NativeEngine) and engine.quant == "int8"
-        assert np.array_equal(logits(engine), logits(load_engine(model, quant="int8")))
+        assert isinstance(engine, NativeEngine) and engine.quant == format
+        assert np.array_equal(logits(engine), logits(load_engine(model, quant=format)))
     assert GPT2Config.from_pretrained(tmp_path / "packed").quantization_config["quant_method"] == "gpt2kit"
 
 
-def test_codes_start_on_cache_lines_and_are_mapped(tmp_path: Path) -> None:
-    quantize_folder(model_folder(tmp_path / "model", n_embd=20, n_inner=3), tmp_path / "packed")
+@pytest.mark.parametrize(("format", "options"), [("int8", {"n_embd": 20, "n_inner": 3}), ("nf4", WIDE)])
+def test_codes_start_on_cache_lines_and_are_mapped(
+    tmp_path: Path, format: str, options: dict[str, object]
+) -> None:
+    quantize_folder(model_folder(tmp_path / "model", **options), tmp_path / "packed", format)
     checkpoint = open_checkpoint(tmp_path / "packed")
-    codes = [checkpoint.tensor(name) for name in checkpoint.names() if checkpoint.info(name).dtype == "U8"]
+    codes = [checkpoint.tensor(name) for name in checkpoint.names() if name.endswith(MATRICES)]
     assert len(codes) == 9
     for array in codes:
         assert array.__array_interface__["data"][0] % 64 == 0 and not array.flags.owndata
@@ -80,7 +95,7 @@ def test_bf16_is_an_ordinary_folder(tmp_path: Path) -> None:
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     model = model_folder(tmp_path / "model")
     quantize_folder(model, tmp_path / "packed")
-    with pytest.raises(EngineError, match="must be one of 'int8', 'bf16'"):
+    with pytest.raises(EngineError, match="must be one of 'int8', 'nf4', 'bf16'"):
         quantize_folder(model, tmp_path / "other", "int3")
     with pytest.raises(EngineError, match="quantised already"):
         quantize_folder(tmp_path / "packed", tmp_path / "other")
@@ -88,6 +103,10 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
         quantize_folder(model, model)
     with pytest.raises(EngineError, match="leave dtype out"):
         load_engine(tmp_path / "packed", dtype="float32")
+    with pytest.raises(EngineError, match="quant is 'nf4', but the folder is in int8"):
+        load_engine(tmp_path / "packed", quant="nf4")
+    with pytest.raises(EngineError, match="has 40 inputs; NF4 needs a multiple of 64"):
+        quantize_folder(model, tmp_path / "other", "nf4")
     with pytest.raises(ConfigError, match="packed for the native engine"):
         GPT2LMHeadModel.from_pretrained(tmp_path / "packed")
     with pytest.raises(EngineError, match="packed for the native engine"):
@@ -131,6 +150,7 @@ def rewritten(folder: Path, change) -> None:
     path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(data))
 
 
+MATRICES = ("wte.weight", "c_attn.weight", "c_proj.weight", "c_fc.weight")
 SCALES = "transformer.h.1.mlp.c_fc.weight.scales"
 CODES = SCALES.removesuffix(".scales")
 
@@ -156,19 +176,43 @@ def test_files_that_break_the_format_are_refused(tmp_path: Path, change, message
         load_engine(tmp_path / "packed")
 
 
+NESTED = f"{CODES}.nested_absmax"
+OFFSET = f"{CODES}.nested_offset"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h, d: h["__metadata__"].update(format="gpt2kit-int8"), "config.json says nf4, but the metadata"),
+        (lambda h, d: h[f"{CODES}.absmax"].update(dtype="I8"), "absmax' is I8"),
+        (lambda h, d: h[CODES].update(shape=h[CODES]["shape"][::-1]), "the format needs U8"),
+        (lambda h, d: h[NESTED].update(shape=[1, *h[NESTED]["shape"]]), "the format needs F32"),
+        (lambda h, d: h.update({f"{CODES}.scales": h.pop(OFFSET)}), "nested_offset' is missing"),
+        (lambda h, d: d.__setitem__(slice(*h[OFFSET]["data_offsets"]), b"\0\0\x80\x7f"), "nested_offset' is not finite"),
+        (lambda h, d: d.__setitem__(slice(h[NESTED]["data_offsets"][0], h[NESTED]["data_offsets"][0] + 4), b"\0\0\xc0\x7f"), "nested_absmax' is not finite"),
+    ],
+)  # fmt: skip
+def test_files_that_break_nf4_are_refused(tmp_path: Path, change, message: str) -> None:
+    quantize_folder(model_folder(tmp_path / "model", **WIDE), tmp_path / "packed", "nf4")
+    rewritten(tmp_path / "packed", change)
+    with pytest.raises(CheckpointError, match=message):
+        load_engine(tmp_path / "packed")
+
+
 def mutate_and_load(folder: Path, whole: bytes, rng: random.Random) -> bool:
     """Load a file with one change; tell whether it was believed. Anything but an error of ours fails the test."""
     content = bytearray(whole)
+    header = 8 + int.from_bytes(whole[:8], "little")
     kind = rng.randrange(4)
     if kind == 0:
         del content[rng.randrange(len(content)) :]
     elif kind == 1:
         for _ in range(rng.randint(1, 4)):
-            content[rng.randrange(2000)] = rng.randrange(256)
+            content[rng.randrange(header)] = rng.randrange(256)
     elif kind == 2:
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     else:
-        at = rng.randrange(2000)
+        at = rng.randrange(header)
         content[at : at + rng.randint(0, 3)] = rng.randbytes(rng.randint(0, 3))
     (folder / "model.safetensors").write_bytes(content)
     try:
@@ -182,8 +226,10 @@ def mutate_and_load(folder: Path, whole: bytes, rng: random.Random) -> bool:
 @pytest.mark.parametrize(
     "count", [300, pytest.param(100_000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 )
-def test_changed_files_are_refused_or_run(tmp_path: Path, count: int) -> None:
-    quantize_folder(model_folder(tmp_path / "model", n_layer=1), tmp_path / "packed")
+@pytest.mark.parametrize("format", ["int8", "nf4"])
+def test_changed_files_are_refused_or_run(tmp_path: Path, format: str, count: int) -> None:
+    options = WIDE if format == "nf4" else {}
+    quantize_folder(model_folder(tmp_path / "model", n_layer=1, **options), tmp_path / "packed", format)
     whole = (tmp_path / "packed" / "model.safetensors").read_bytes()
     rng = random.Random(count)
     believed = sum(mutate_and_load(tmp_path / "packed", whole, rng) for _ in range(count))
@@ -198,19 +244,20 @@ def test_transformers_refuses_a_packed_folder(tmp_path: Path) -> None:
         transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "packed")
 
 
+@pytest.mark.parametrize("format", ["int8", "nf4"])
 def test_the_command_writes_and_runs_a_packed_folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from gpt2kit import builtin
 
     out = tmp_path / "small"
-    assert main(["quantize", str(builtin.path()), str(out), "--json"]) == 0
+    assert main(["quantize", str(builtin.path()), str(out), "--format", format, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["format"] == "int8" and facts["bytes"] < facts["bytes_before"]
+    assert facts["format"] == format and facts["bytes"] < facts["bytes_before"]
     assert main(["run", "-m", str(out), "In the beginning", "-n", "5", "--greedy"]) == 0
     packed = capsys.readouterr().out
     assert (
-        main(["run", "-m", str(builtin.path()), "--quant", "int8", "In the beginning", "-n", "5", "--greedy"])
+        main(["run", "-m", str(builtin.path()), "--quant", format, "In the beginning", "-n", "5", "--greedy"])
         == 0
     )
     assert capsys.readouterr().out == packed

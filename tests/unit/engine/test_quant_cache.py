@@ -34,7 +34,9 @@ def model(tmp_path: Path) -> Path:
 
 
 def make_model(folder: Path, seed: int = 0, **options: object) -> Path:
-    config = GPT2Config(n_layer=1, n_embd=32, n_head=2, vocab_size=70, n_positions=20, **options)
+    config = GPT2Config(
+        **{"n_layer": 1, "n_embd": 32, "n_head": 2, "vocab_size": 70, "n_positions": 20} | options
+    )
     shapes = trunk_shapes(config)
     if not config.tie_word_embeddings:
         shapes["lm_head.weight"] = head_shapes(config)["lm_head.weight"]
@@ -44,9 +46,9 @@ def make_model(folder: Path, seed: int = 0, **options: object) -> Path:
     return folder
 
 
-def logits(folder: Path, **options: object) -> np.ndarray:
-    engine = load_engine(folder, quant="int8", threads=1, **options)
-    assert engine.quant == "int8"
+def logits(folder: Path, quant: str = "int8", **options: object) -> np.ndarray:
+    engine = load_engine(folder, quant=quant, threads=1, **options)
+    assert engine.quant == quant
     return engine.forward([(engine.new_sequence(), [1, 5, 69, 3])])[0].logits
 
 
@@ -72,6 +74,15 @@ def test_a_second_load_neither_hashes_nor_quantises_and_gives_the_same(
     forbid(monkeypatch, quantize, "quantized_weights")
     forbid(monkeypatch, mapped_file.MappedFile, "digest")
     assert np.array_equal(logits(folder), expected)
+
+
+def test_each_format_has_an_entry(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_model(tmp_path / "model", n_embd=64)
+    expected = {quant: logits(folder, quant) for quant in ("int8", "nf4")}
+    assert len(entries(cache)) == 2 and not np.array_equal(*expected.values())
+    forbid(monkeypatch, quantize, "quantized_weights")
+    for quant, values in expected.items():
+        assert np.array_equal(logits(folder, quant), values)
 
 
 def test_an_entry_is_a_packed_folder(cache: Path, model: Path, tmp_path: Path) -> None:
