@@ -70,7 +70,7 @@ const Kernels& avx512_kernels() {
 
 const BFloat16Kernels& select_bfloat16_kernels(const Kernels& kernels) {
 #ifdef GPT2KIT_X86
-  if (&kernels == &kAvx512Kernels) {
+  if (std::strcmp(kernels.name, kAvx512Kernels.name) == 0) {  // of several tables
     static const bool has_instruction = has_avx512_bf16() && agrees_with_reference(kAvx512BFloat16Kernels);
     return has_instruction ? kAvx512BFloat16Kernels : kAvx2BFloat16Kernels;
   }
