@@ -47,7 +47,7 @@ void Products::reserve(int64_t rows) {
   for (int member = 0; member < pool_.size(); ++member) {
     if (uses_int8_) private_int8_rows_[member].reserve(int8_rows_floats(kPrivateRows, most_in));
     biases_[member].reserve(widest(shape));
-    scratch_[member].reserve(linear_scratch_floats(most_in));
+    scratch_[member].reserve(kLinearScratchFloats);
   }
 }
 
