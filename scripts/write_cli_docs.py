@@ -47,7 +47,7 @@ One JSON object. `gpt2kit run`:
 | `prompt` | the text that was continued |
 | `seed` | gives the same text again with `--seed` |
 | `choices` | one object a continuation: `index`, `text` (new text only), `token_ids` (the end token included), `finish_reason` (`stop`, `length`), `stop_string` (the text of `--stop` that ended it, or null) |
-| `usage` | `prompt_tokens`, `completion_tokens`, `total_tokens` |
+| `usage` | `prompt_tokens`, `completion_tokens`, `total_tokens`, and in `completion_tokens_details` how many tokens that were guessed ahead were right and wrong: `accepted_prediction_tokens`, `rejected_prediction_tokens` |
 | `timings` | seconds: `total_s`, `load_s`, `prompt_s` (up to the first new token), `generation_s` (the others) |
 
 `gpt2kit run --task` with another task: `model`, `engine`, `task` and `results`, one object an input:

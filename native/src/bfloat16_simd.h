@@ -54,14 +54,6 @@ inline TwoPairs interleave(const BFloat16* even, const BFloat16* odd) {
 inline F32x16 dot(Pairs x, Pairs w, F32x16 sum) {
   return {_mm512_dpbf16_ps(sum.v, reinterpret_cast<__m512bh>(x.v), reinterpret_cast<__m512bh>(w.v))};
 }
-inline void store_rounded(BFloat16* p, F32x16 x, int64_t n) {
-  const auto bits = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x.v));
-  if (n == kLanes) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bits);
-  } else {
-    _mm256_mask_storeu_epi16(p, first(n), bits);
-  }
-}
 
 // The instruction flushes subnormals by itself.
 struct FlushSubnormals {
@@ -123,30 +115,6 @@ inline F32x16 odd(Pairs a) {
 }
 // Within FlushSubnormals.
 inline F32x16 dot(Pairs x, Pairs w, F32x16 sum) { return fma(even(x), even(w), fma(odd(x), odd(w), sum)); }
-
-inline __m256i round8(__m256 x) {  // to the lower 16 bits of each lane
-  const __m256i bits = _mm256_castps_si256(x);
-  const __m256i exponent = _mm256_and_si256(bits, _mm256_set1_epi32(0x7f800000));
-  const __m256i upper = _mm256_srli_epi32(bits, 16);
-  const __m256i to_even = _mm256_and_si256(upper, _mm256_set1_epi32(1));
-  const __m256i rounded =
-      _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(to_even, _mm256_set1_epi32(0x7fff))), 16);
-  const __m256i small = _mm256_cmpeq_epi32(exponent, _mm256_setzero_si256());
-  const __m256i sign = _mm256_and_si256(upper, _mm256_set1_epi32(0x8000));
-  const __m256i quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
-  const __m256i unordered = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-  return _mm256_blendv_epi8(_mm256_blendv_epi8(rounded, sign, small), quiet, unordered);
-}
-inline void store_rounded(BFloat16* p, F32x16 x, int64_t n) {
-  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(round8(x.lo), round8(x.hi)), 0xd8);
-  if (n == kLanes) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), packed);
-  } else {
-    BFloat16 values[kLanes];
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(values), packed);
-    std::memcpy(p, values, static_cast<size_t>(n) * sizeof(BFloat16));
-  }
-}
 
 // While it lives this thread's arithmetic takes and gives zeros for subnormals. What must do so stands in
 // functions of its own that are not inlined, so that the compiler moves nothing across.

@@ -10,4 +10,5 @@ NB_MODULE(_native, m) {
   gpt2kit::bind_tokenizer(m);
   gpt2kit::bind_engine(m);
   gpt2kit::bind_roofline(m);
+  gpt2kit::bind_weights(m);
 }

@@ -96,6 +96,14 @@ Activation activation_from(const std::string& name) {
   throw nb::value_error(("activation_function '" + name + "' has no native kernel; it has " + known).c_str());
 }
 
+KvFormat kv_format_from(const std::string& name) {
+  if (name == "float32") return KvFormat::kFloat32;
+  if (name == "bfloat16") return KvFormat::kBFloat16;
+  if (name == "int8") return KvFormat::kInt8;
+  throw nb::value_error(
+      ("kv_cache_dtype is '" + name + "'; it must be 'float32', 'bfloat16' or 'int8'").c_str());
+}
+
 class KvSequence {
  public:
   KvSequence(std::shared_ptr<Forward> forward, std::shared_ptr<KvCache> cache)
@@ -121,7 +129,10 @@ class KvSequence {
     cache->truncate(length);
   }
 
-  // (keys, values), each (n_layer, n_head, length, D): copies.
+  // What the keys and values take.
+  int64_t nbytes() const { return cache_ ? cache_->bytes() : 0; }
+
+  // (keys, values), each (n_layer, n_head, length, D): copies, in float32.
   nb::tuple keys_values() const {
     const std::shared_ptr<KvCache> cache = checked("read");
     const ModelShape& model = forward_->model().shape;
@@ -129,7 +140,7 @@ class KvSequence {
     NewArray keys(shape), values(shape);
     {
       const nb::gil_scoped_release release;
-      cache->copy_out(keys.data(), values.data());
+      cache->copy_out(forward_->kernels().attending(cache->format()), keys.data(), values.data());
     }
     return nb::make_tuple(keys.to_numpy(), values.to_numpy());
   }
@@ -151,7 +162,8 @@ class NativeModel {
   NativeModel(int64_t n_layer, int64_t n_head, int64_t n_embd, int64_t n_inner, int64_t n_positions,
               int64_t vocab_size, const std::string& activation_function, float layer_norm_epsilon,
               bool scale_attn_weights, bool scale_attn_by_inverse_layer_idx, const nb::dict& weights,
-              int threads, std::optional<std::string> isa, const std::string& compute) {
+              int threads, std::optional<std::string> isa, const std::string& compute,
+              const std::string& kv_cache_dtype) {
     constexpr int64_t kLimit = int64_t{1} << 24;
     const auto check = [](const char* name, int64_t value, int64_t limit) {
       if (value < 1 || value > limit) {
@@ -179,6 +191,7 @@ class NativeModel {
     model.layer_norm_epsilon = layer_norm_epsilon;
     model.scale_attn_weights = scale_attn_weights;
     model.scale_attn_by_inverse_layer_idx = scale_attn_by_inverse_layer_idx;
+    model.kv_format = kv_format_from(kv_cache_dtype);
 
     const auto tensor = [&](const std::string& name, std::initializer_list<int64_t> shape) {
       if (!weights.contains(name.c_str()))
@@ -272,7 +285,7 @@ class NativeModel {
     forward_ = std::make_shared<Forward>(std::move(model), threads, kernels, bfloat16);
   }
 
-  KvSequence new_sequence() const { return {forward_, std::make_shared<KvCache>(forward_->model().shape)}; }
+  KvSequence new_sequence() const { return {forward_, new_cache()}; }
 
   // A sequence that holds copies of keys and values, each (n_layer, n_head, S, D).
   KvSequence new_sequence_from(const FloatArray& keys, const FloatArray& values) const {
@@ -296,10 +309,11 @@ class NativeModel {
                              "; both must have the same")
                                 .c_str());
     }
-    auto cache = std::make_shared<KvCache>(shape);
+    auto cache = new_cache();
     {
       const nb::gil_scoped_release release;
-      cache->copy_in(keys.data(), values.data(), static_cast<int64_t>(keys.shape(2)));
+      cache->copy_in(forward_->kernels().attending(cache->format()), keys.data(), values.data(),
+                     static_cast<int64_t>(keys.shape(2)));
     }
     return {forward_, std::move(cache)};
   }
@@ -377,7 +391,6 @@ class NativeModel {
                           attentions ? to_list(all_attentions) : nb::none());
   }
 
-  // Returns the new ids of all rows, or the largest score (a float) where no token could be chosen.
   nb::object project(const FloatArray& states) const {
     const ModelShape& shape = forward_->model().shape;
     if (states.ndim() != 2 || static_cast<int64_t>(states.shape(1)) != shape.n_embd) {
@@ -394,13 +407,18 @@ class NativeModel {
     return logits.to_numpy();
   }
 
+  // Returns (new ids, how many tokens were guessed, how many of those were right) for all rows, or the
+  // largest score (a float) where no token could be chosen.
   nb::object generate(const std::vector<TokenIds>& prompts, const std::vector<int64_t>& max_new_tokens,
                       const std::vector<int64_t>& min_new_tokens, const std::vector<uint64_t>& seeds,
                       int64_t num_return_sequences, const TokenIds& eos_token_ids, bool do_sample,
                       double temperature, int64_t top_k, double top_p, double min_p, double typical_p,
                       double epsilon_cutoff, double eta_cutoff, double repetition_penalty,
                       int64_t no_repeat_ngram_size, const std::vector<TokenIds>& bad_words_ids,
-                      int64_t max_rows, const nb::object& on_token) const {
+                      int64_t num_assistant_tokens, int64_t max_matching_ngram_size,
+                      const NativeModel* assistant, bool is_constant_schedule,
+                      double assistant_confidence_threshold, const nb::object& clock, int64_t max_rows,
+                      const nb::object& on_token) const {
     const ModelShape& shape = forward_->model().shape;
     const auto require = [](bool holds, const char* message) {
       if (!holds) throw nb::value_error(message);
@@ -419,10 +437,28 @@ class NativeModel {
     for (const double p : {top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff}) {
       require(p >= 0 && p <= 1, "top_p, min_p, typical_p, epsilon_cutoff and eta_cutoff must be from 0 to 1");
     }
+    require(num_assistant_tokens >= 0, "num_assistant_tokens must not be negative");
+    require(max_matching_ngram_size >= 1, "max_matching_ngram_size must be at least 1");
+    require(assistant_confidence_threshold >= 0 && assistant_confidence_threshold <= 1,
+            "assistant_confidence_threshold must be from 0 to 1");
+    require(!assistant || assistant->forward_->model().shape.vocab_size == shape.vocab_size,
+            "the assistant has another vocab_size than the model");
 
     GenerateOptions options;
     options.num_return_sequences = num_return_sequences;
     options.max_rows = max_rows;
+    // A guess beyond what a sequence holds has no use.
+    options.speculation.num_tokens = std::min(num_assistant_tokens, shape.n_positions);
+    options.speculation.max_ngram = max_matching_ngram_size;
+    options.speculation.draft = assistant ? assistant->forward_.get() : nullptr;
+    options.speculation.min_probability = assistant_confidence_threshold;
+    options.speculation.is_constant = is_constant_schedule;
+    if (!clock.is_none()) {
+      options.speculation.clock = [&clock] {
+        const nb::gil_scoped_acquire acquire;
+        return nb::cast<double>(clock());
+      };
+    }
     options.sampling.do_sample = do_sample;
     options.sampling.temperature = static_cast<float>(temperature);
     options.sampling.top_k = top_k;
@@ -463,17 +499,25 @@ class NativeModel {
       const nb::gil_scoped_acquire acquire;
       if (PyErr_CheckSignals() != 0) throw nb::python_error();
     };
-    std::vector<std::vector<int32_t>> rows;
+    std::vector<NewTokens> rows;
     try {
       const nb::gil_scoped_release release;
       rows = gpt2kit::generate(*forward_, checked, options, callback, check_signals);
     } catch (const NoChoice& none) {
       return nb::float_(none.highest);
     }
-    return nb::cast(rows);
+    nb::list result;
+    for (const NewTokens& row : rows) {
+      result.append(nb::make_tuple(row.token_ids, row.num_guessed, row.num_right));
+    }
+    return result;
   }
 
  private:
+  std::shared_ptr<KvCache> new_cache() const {
+    return std::make_shared<KvCache>(forward_->model().shape, forward_->model().kv_format);
+  }
+
   std::vector<int32_t> checked_ids(const TokenIds& token_ids) const {
     const ModelShape& shape = forward_->model().shape;
     if (token_ids.empty()) throw nb::value_error("token_ids is empty; a forward needs at least one token");
@@ -506,6 +550,7 @@ void bind_engine(nb::module_& m) {
   nb::class_<KvSequence>(m, "KvSequence")
       .def_prop_ro("length", &KvSequence::length)
       .def_prop_ro("is_free", &KvSequence::is_free)
+      .def_prop_ro("nbytes", &KvSequence::nbytes)
       .def("keys_values", &KvSequence::keys_values)
       .def("fork", &KvSequence::fork)
       .def("truncate", &KvSequence::truncate, "length"_a)
@@ -513,11 +558,12 @@ void bind_engine(nb::module_& m) {
 
   nb::class_<NativeModel>(m, "NativeModel")
       .def(nb::init<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const std::string&, float, bool,
-                    bool, const nb::dict&, int, std::optional<std::string>, const std::string&>(),
+                    bool, const nb::dict&, int, std::optional<std::string>, const std::string&,
+                    const std::string&>(),
            "n_layer"_a, "n_head"_a, "n_embd"_a, "n_inner"_a, "n_positions"_a, "vocab_size"_a,
            "activation_function"_a, "layer_norm_epsilon"_a, "scale_attn_weights"_a,
            "scale_attn_by_inverse_layer_idx"_a, "weights"_a, "threads"_a, "isa"_a = nb::none(),
-           "compute"_a = "float32")
+           "compute"_a = "float32", "kv_cache_dtype"_a = "float32")
       .def_prop_ro("isa", &NativeModel::isa)
       .def_prop_ro("threads", &NativeModel::threads)
       .def("new_sequence", &NativeModel::new_sequence)
@@ -528,7 +574,9 @@ void bind_engine(nb::module_& m) {
       .def("generate", &NativeModel::generate, nb::kw_only(), "prompts"_a, "max_new_tokens"_a,
            "min_new_tokens"_a, "seeds"_a, "num_return_sequences"_a, "eos_token_ids"_a, "do_sample"_a,
            "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "typical_p"_a, "epsilon_cutoff"_a,
-           "eta_cutoff"_a, "repetition_penalty"_a, "no_repeat_ngram_size"_a, "bad_words_ids"_a, "max_rows"_a,
+           "eta_cutoff"_a, "repetition_penalty"_a, "no_repeat_ngram_size"_a, "bad_words_ids"_a,
+           "num_assistant_tokens"_a, "max_matching_ngram_size"_a, "assistant"_a.none(),
+           "is_constant_schedule"_a, "assistant_confidence_threshold"_a, "clock"_a.none(), "max_rows"_a,
            "on_token"_a.none());
 
   m.def("coin", &coin, "seed"_a, "row"_a, "position"_a);

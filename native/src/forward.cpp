@@ -74,7 +74,10 @@ void Forward::reserve(int64_t rows, int64_t longest) {
   attended_.reserve(rows * stride_);
   inner_.reserve(rows * inner_stride_);
   products_.reserve(rows);
-  const int64_t scratch = std::max(shape.n_embd, attention_scratch_floats(longest, shape.padded_head_size()));
+  // In steps, so that a sequence which grows does not move it at every token.
+  const int64_t positions = std::min(shape.n_positions, (longest + 1023) / 1024 * 1024);
+  const int64_t scratch =
+      std::max(shape.n_embd, attention_scratch_floats(model_.kv_format, positions, shape.head_size()));
   for (int member = 0; member < pool_.size(); ++member) {
     private_normed_[member].reserve(kPrivateRows * stride_);
     widened_[member].reserve(2 * shape.n_embd);
@@ -211,21 +214,19 @@ void Forward::attend(const Pass& pass, int64_t layer, int member) {
   float scale = model_.scale_attn_weights ? 1.0f / std::sqrt(static_cast<float>(D)) : 1.0f;
   if (model_.scale_attn_by_inverse_layer_idx) scale /= static_cast<float>(layer + 1);
 
+  const AttentionKernels& kernels = kernels_.attending(model_.kv_format);
   const int64_t tasks = static_cast<int64_t>(pass.spans.size()) * shape.n_head;
   for (int64_t task = member; task < tasks; task += pool_.members()) {
     const Span& span = pass.spans[task / shape.n_head];
     const int64_t head = task % shape.n_head;
     const float* q = qkv_.data() + span.row * qkv_stride_ + head * D;
-    float* keys = span.work->cache->keys(layer, head);
-    float* values = span.work->cache->values(layer, head);
-    for (int64_t t = 0; t < span.tokens; ++t) {
-      const float* key = q + t * qkv_stride_ + C;
-      span.work->cache->write(layer, head, span.past + t, key, key + C);
-    }
+    void* keys = span.work->cache->keys(layer, head);
+    void* values = span.work->cache->values(layer, head);
+    kernels.append(keys, values, q + C, q + 2 * C, qkv_stride_, span.tokens, span.past, D);
     float* out = attended_.data() + span.row * stride_ + head * D;
     float* probabilities = span.work->attentions ? span.attentions(layer * shape.n_head + head) : nullptr;
-    kernels_.attention(out, stride_, q, qkv_stride_, keys, values, span.tokens, span.past, D, scale,
-                       probabilities, span.length(), scratch_[member].data());
+    kernels.attention(out, stride_, q, qkv_stride_, keys, values, span.tokens, span.past, D, scale,
+                      probabilities, span.length(), scratch_[member].data());
     if (pass.head_mask) {
       const float factor = pass.head_mask[layer * shape.n_head + head];
       for (int64_t t = 0; t < span.tokens; ++t) multiply_by(out + t * stride_, D, factor);

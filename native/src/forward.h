@@ -19,7 +19,7 @@ enum class Rows { kNone, kLast, kAll };
 
 // New tokens of one sequence, and which of their rows are wanted. The same cache must not occur twice.
 struct Work {
-  KvCache* cache;
+  KvCache* cache;            // of the model's kv_format
   const int32_t* token_ids;  // each in [0, V)
   int64_t tokens;            // >= 1; cache->length() + tokens <= n_positions
 

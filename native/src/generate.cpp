@@ -2,104 +2,201 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <utility>
 
 namespace gpt2kit {
 namespace {
 
-struct Row {
-  int64_t prompt, index;  // index among the prompt's num_return_sequences
-  std::shared_ptr<KvCache> cache;
-  std::vector<int32_t> token_ids;  // prompt and new ids
-  int64_t start = 0;               // index of the first id that the cache holds
-};
-
-// The ids that the cache has not seen yet. A text that outgrows n_positions is run again from a later start.
-Work pending(Row& row, int64_t n_positions) {
-  const auto length = static_cast<int64_t>(row.token_ids.size());
-  const int64_t start = window_start(length, n_positions);
-  if (start > row.start) {
-    row.cache->truncate(0);
-    row.start = start;
+class Generation {
+ public:
+  Generation(Forward& forward, const std::vector<Prompt>& prompts, const GenerateOptions& options,
+             const OnToken& on_token, const std::function<void()>& between_steps)
+      : forward_(forward),
+        shape_(forward.model().shape),
+        prompts_(prompts),
+        options_(options),
+        on_token_(on_token),
+        between_steps_(between_steps),
+        chooser_(prompts, options.sampling, shape_.vocab_size),
+        results_(prompts.size() * static_cast<size_t>(options.num_return_sequences)) {
+    if (options.speculation.num_tokens > 0) speculation_.emplace(options.speculation, shape_);
   }
-  const int64_t seen = row.start + row.cache->length();
-  return {row.cache.get(), row.token_ids.data() + seen, length - seen};
-}
+
+  std::vector<NewTokens> run() {
+    while (next_prompt_ < static_cast<int64_t>(prompts_.size()) || !active_.empty()) step();
+    return std::move(results_);
+  }
+
+ private:
+  using Guess = std::vector<int32_t>;
+
+  // A row's part of a step.
+  struct Turn {
+    Work work;
+    bool could_guess = false;
+    Guess guess;
+    std::vector<int32_t> checked;   // the pending token and the guess, if there is one
+    const float* logits = nullptr;  // (guess.size() + 1, V)
+
+    int64_t num_choices() const { return static_cast<int64_t>(guess.size()) + 1; }
+  };
+
+  // At least one token for each row that runs, the whole prompt for each that joins.
+  void step() {
+    const size_t num_running = active_.size();
+    join();
+    std::vector<Turn> turns(active_.size());
+    for (size_t i = 0; i < active_.size(); ++i) {
+      turns[i].work = active_[i].window.pending(active_[i].token_ids, shape_.n_positions);
+    }
+    if (speculation_) guess(turns, num_running);
+    check(turns);
+    std::vector<Row> rows = std::move(active_);
+    active_.clear();
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (i >= num_running) {
+        for (int64_t index = 1; index < options_.num_return_sequences; ++index) {
+          settle({rows[i].prompt, index, rows[i].window.copy(), rows[i].token_ids, {}}, turns[i]);
+        }
+      }
+      settle(std::move(rows[i]), turns[i]);
+    }
+  }
+
+  void join() {
+    const int64_t num_running = static_cast<int64_t>(active_.size());
+    const int64_t room = (options_.max_rows - num_running) / options_.num_return_sequences;
+    int64_t joining = num_running ? room : std::max<int64_t>(1, room);
+    for (; joining > 0 && next_prompt_ < static_cast<int64_t>(prompts_.size()); --joining, ++next_prompt_) {
+      Window window{std::make_shared<KvCache>(shape_, forward_.model().kv_format), 0};
+      active_.push_back({next_prompt_, 0, std::move(window), prompts_[next_prompt_].token_ids, {}});
+    }
+  }
+
+  // Only for rows with a single token to run: where a window has moved, its text is run as it would be
+  // anyhow.
+  void guess(std::vector<Turn>& turns, size_t num_running) {
+    std::vector<Row*> rows;
+    std::vector<Turn*> of_rows;
+    for (size_t i = 0; i < num_running; ++i) {
+      if (turns[i].work.tokens != 1) continue;
+      rows.push_back(&active_[i]);
+      of_rows.push_back(&turns[i]);
+    }
+    if (rows.empty()) return;
+    std::vector<Guess> guesses = speculation_->propose(rows, chooser_);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      Turn& turn = *of_rows[i];
+      turn.could_guess = true;
+      turn.guess = std::move(guesses[i]);
+      if (turn.guess.empty()) continue;
+      turn.checked.push_back(turn.work.token_ids[0]);
+      turn.checked.insert(turn.checked.end(), turn.guess.begin(), turn.guess.end());
+      turn.work.token_ids = turn.checked.data();
+      turn.work.tokens = static_cast<int64_t>(turn.checked.size());
+    }
+  }
+
+  // Runs all turns and sets their logits. Rows that are checked need logits for every token, others for the
+  // last one, so guesses cut a step in two where prompts or moved windows take part.
+  void check(std::vector<Turn>& turns) {
+    std::vector<Turn*> last, all;
+    size_t num_choices = 0;
+    bool has_guess = false;
+    for (Turn& turn : turns) {
+      num_choices += static_cast<size_t>(turn.num_choices());
+      has_guess |= !turn.guess.empty();
+      (turn.work.tokens == turn.num_choices() ? all : last).push_back(&turn);
+    }
+    logits_.resize(num_choices * static_cast<size_t>(shape_.vocab_size));
+    float* logits = logits_.data();
+    if (has_guess) {
+      logits = run_pass(all, Rows::kAll, logits);
+      if (!last.empty()) run_pass(last, Rows::kLast, logits);
+    } else {
+      std::vector<Turn*> pointers;
+      for (Turn& turn : turns) pointers.push_back(&turn);
+      run_pass(pointers, Rows::kLast, logits);
+    }
+    between_steps_();
+  }
+
+  // Returns the end of the logits that it writes.
+  float* run_pass(const std::vector<Turn*>& turns, Rows rows, float* logits) {
+    std::vector<Work> work;
+    int64_t num_tokens = 0;
+    float* end = logits;
+    for (Turn* turn : turns) {
+      work.push_back(turn->work);
+      num_tokens += turn->work.tokens;
+      turn->logits = end;
+      end += turn->num_choices() * shape_.vocab_size;
+    }
+    const double begin = speculation_ ? options_.speculation.clock() : 0;
+    forward_.run(work, rows, logits, nullptr);
+    const auto has_one_choice_a_token = [](const Turn* turn) {
+      return turn->work.tokens == turn->num_choices();
+    };
+    if (speculation_ && std::all_of(turns.begin(), turns.end(), has_one_choice_a_token)) {
+      speculation_->timed(num_tokens, options_.speculation.clock() - begin);
+    }
+    return end;
+  }
+
+  // Chooses while the guess is right, and the token after it; keeps the row or its result.
+  void settle(Row row, const Turn& turn) {
+    const size_t num_before = row.token_ids.size();
+    bool is_done = false;
+    for (size_t i = 0; i <= turn.guess.size() && !is_done; ++i) {
+      const int32_t id =
+          chooser_.choose(row, row.token_ids, turn.logits + i * static_cast<size_t>(shape_.vocab_size));
+      is_done = append(row, id);
+      if (i < turn.guess.size() && id != turn.guess[i]) break;
+    }
+    if (turn.could_guess) {
+      speculation_->settled(row, turn.guess, static_cast<int64_t>(row.token_ids.size() - num_before));
+    }
+    if (is_done) {
+      const auto prompt_length = static_cast<int64_t>(prompts_[row.prompt].token_ids.size());
+      results_[row.prompt * options_.num_return_sequences + row.index] = {
+          {row.token_ids.begin() + prompt_length, row.token_ids.end()},
+          row.guesses.guessed,
+          row.guesses.right};
+    } else {
+      row.window.cache->truncate(static_cast<int64_t>(row.token_ids.size()) - 1 - row.window.start);
+      active_.push_back(std::move(row));
+    }
+  }
+
+  // Returns true when the row ends with this token.
+  bool append(Row& row, int32_t id) {
+    row.token_ids.push_back(id);
+    bool is_done = chooser_.is_end(id) || chooser_.num_new(row) >= prompts_[row.prompt].max_new_tokens;
+    if (on_token_ && on_token_(row.prompt, row.index, id)) is_done = true;
+    return is_done;
+  }
+
+  Forward& forward_;
+  const ModelShape& shape_;
+  const std::vector<Prompt>& prompts_;
+  const GenerateOptions& options_;
+  const OnToken& on_token_;
+  const std::function<void()>& between_steps_;
+  Chooser chooser_;
+  std::optional<Speculation> speculation_;
+  int64_t next_prompt_ = 0;
+  std::vector<Row> active_;
+  std::vector<float> logits_;
+  std::vector<NewTokens> results_;
+};
 
 }  // namespace
 
-int64_t window_start(int64_t length, int64_t n_positions) {
-  const int64_t stride = std::max<int64_t>(1, n_positions / 2);
-  return std::max<int64_t>(0, (length - n_positions + stride - 1) / stride * stride);
-}
-
-std::vector<std::vector<int32_t>> generate(Forward& forward, const std::vector<Prompt>& prompts,
-                                           const GenerateOptions& options, const OnToken& on_token,
-                                           const std::function<void()>& between_steps) {
-  const int64_t V = forward.model().shape.vocab_size, n_positions = forward.model().shape.n_positions;
-  const int64_t per_prompt = options.num_return_sequences;
-  const int64_t num_prompts = static_cast<int64_t>(prompts.size());
-  std::vector<std::vector<int32_t>> results(static_cast<size_t>(num_prompts * per_prompt));
-  std::vector<Row> active;
-  std::vector<float> logits, scores(static_cast<size_t>(V));
-  Sampler sampler;
-
-  const auto choose = [&](Row& row, const float* row_logits) {
-    const Prompt& prompt = prompts[row.prompt];
-    const auto length = static_cast<int64_t>(row.token_ids.size());
-    const int64_t num_new = length - static_cast<int64_t>(prompt.token_ids.size());
-    std::copy_n(row_logits, V, scores.data());
-    const double uniform =
-        options.sampling.do_sample ? coin(prompt.seed, static_cast<uint32_t>(row.index), length) : 0.0;
-    const int32_t id = sampler.choose(options.sampling, row.token_ids, num_new, prompt.min_new_tokens,
-                                      scores.data(), V, uniform);
-    row.token_ids.push_back(id);
-    const std::vector<int32_t>& eos = options.sampling.eos_token_ids;
-    bool is_done = std::find(eos.begin(), eos.end(), id) != eos.end() || num_new + 1 >= prompt.max_new_tokens;
-    if (on_token && on_token(row.prompt, row.index, id)) is_done = true;
-    return is_done;
-  };
-
-  for (int64_t next_prompt = 0; next_prompt < num_prompts || !active.empty();) {
-    // One token for each row that runs, the whole prompt for each that joins.
-    const size_t num_running = active.size();
-    std::vector<Work> work;
-    for (Row& row : active) work.push_back(pending(row, n_positions));
-    const int64_t room = options.max_rows - static_cast<int64_t>(num_running);
-    int64_t joining = num_running ? room / per_prompt : std::max<int64_t>(1, room / per_prompt);
-    for (; joining > 0 && next_prompt < num_prompts; --joining, ++next_prompt) {
-      active.push_back(
-          {next_prompt, 0, std::make_shared<KvCache>(forward.model().shape), prompts[next_prompt].token_ids});
-      work.push_back(pending(active.back(), n_positions));
-    }
-    logits.resize(work.size() * static_cast<size_t>(V));
-    forward.run(work, Rows::kLast, logits.data(), nullptr);
-    between_steps();
-
-    std::vector<Row> still_active;
-    const auto settle = [&](Row row, const float* row_logits) {
-      if (choose(row, row_logits)) {
-        const size_t prompt_length = prompts[row.prompt].token_ids.size();
-        results[row.prompt * per_prompt + row.index].assign(row.token_ids.begin() + prompt_length,
-                                                            row.token_ids.end());
-      } else {
-        still_active.push_back(std::move(row));
-      }
-    };
-    for (size_t i = 0; i < active.size(); ++i) {
-      const float* row_logits = logits.data() + i * static_cast<size_t>(V);
-      if (i >= num_running) {
-        for (int64_t index = 1; index < per_prompt; ++index) {
-          settle({active[i].prompt, index, std::make_shared<KvCache>(*active[i].cache), active[i].token_ids,
-                  active[i].start},
-                 row_logits);
-        }
-      }
-      settle(std::move(active[i]), row_logits);
-    }
-    active = std::move(still_active);
-  }
-  return results;
+std::vector<NewTokens> generate(Forward& forward, const std::vector<Prompt>& prompts,
+                                const GenerateOptions& options, const OnToken& on_token,
+                                const std::function<void()>& between_steps) {
+  return Generation(forward, prompts, options, on_token, between_steps).run();
 }
 
 }  // namespace gpt2kit

@@ -15,6 +15,7 @@
 
 #include <cstdint>
 
+#include "kernels_attention.h"
 #include "kernels_int8.h"
 #include "weights.h"
 
@@ -39,9 +40,6 @@ struct Epilogue {
   bool round_out = false;  // to bfloat16, which only BFloat16Kernels do; never together with add_to_out
 };
 
-// A block of the key cache holds this many positions; see KvCache.
-constexpr int kKeyBlock = 16;
-
 // A product's sums come in two chains, over the first and the second half of the input features, so that two
 // threads can each stream whole rows of the weights from memory. Where the first chain ends:
 constexpr int64_t half(int64_t in_features) { return (in_features + 1) / 2; }
@@ -50,9 +48,6 @@ constexpr int64_t half(int64_t in_features) { return (in_features + 1) / 2; }
 constexpr int64_t kGroupColumns = 64, kChunkSteps = 768, kLinearRows = 512;
 // Scratch, in floats, that a caller gives each thread.
 constexpr int64_t kLinearScratchFloats = 2 * kGroupColumns * (kChunkSteps + kLinearRows);
-constexpr int64_t attention_scratch_floats(int64_t max_length, int64_t padded_head_size) {
-  return 12 * ((max_length + 63) / 64 * 64 + 16) + 12 * padded_head_size * 2;
-}
 
 // The kernels that read weights, for one format of them.
 struct MatrixKernels {
@@ -96,17 +91,10 @@ struct Kernels {
   void (*layer_norm)(float* out, const float* x, const float* weight, const float* bias, float epsilon,
                      int64_t channels);
 
-  // One head's causal attention for T consecutive queries at positions past .. past+T-1.
-  //   q (T, D) with row stride q_stride, out (T, D) with row stride out_stride;
-  //   keys in blocks [position / 16][D][16], values (S, Dp) with Dp = D rounded up to 16, padding zero;
-  //   both already hold positions 0 .. past+T-1. probabilities (T, *) with row stride probabilities_stride,
-  //   or null: row i receives the past+i+1 that query i sees, and nothing behind them.
-  //   scratch: attention_scratch_floats(past+T, Dp), aligned.
-  //   Order: score = fma chain over d of (q*scale) k; softmax subtracts the row's maximum, sums
-  //   exponentials as 16 partial sums over t mod 16; value = fma chain over t; then / sum.
-  void (*attention)(float* out, int64_t out_stride, const float* q, int64_t q_stride, const float* keys,
-                    const float* values, int64_t queries, int64_t past, int64_t head_size, float scale,
-                    float* probabilities, int64_t probabilities_stride, float* scratch);
+  const AttentionKernels* attention_kernels;  // kNumKvFormats of them
+  const AttentionKernels& attending(KvFormat format) const {
+    return attention_kernels[static_cast<int>(format)];
+  }
 
   const Int8Kernels* int8;
 };

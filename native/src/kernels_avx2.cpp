@@ -1,11 +1,12 @@
 // The kernels for AVX2; this file is compiled with that instruction set's flags.
 
+#include "kernels_attention_simd.h"
 #include "linear_simd.h"
 
 namespace gpt2kit {
 
 const Kernels kAvx2Kernels = {"avx2",      {kReading<float>, kReading<BFloat16>, kReading<Float16>},
                               finish_sums, layer_norm,
-                              attention,   &kInt8Avx2Kernels};
+                              kAttention,  &kInt8Avx2Kernels};
 
 }  // namespace gpt2kit

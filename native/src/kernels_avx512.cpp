@@ -1,5 +1,6 @@
 // The kernels for AVX-512; this file is compiled with that instruction set's flags.
 
+#include "kernels_attention_simd.h"
 #include "linear_simd.h"
 
 namespace gpt2kit {
@@ -8,7 +9,7 @@ namespace {
 constexpr Kernels with_int8(const Int8Kernels* int8) {
   return {"avx512",    {kReading<float>, kReading<BFloat16>, kReading<Float16>},
           finish_sums, layer_norm,
-          attention,   int8};
+          kAttention,  int8};
 }
 
 }  // namespace

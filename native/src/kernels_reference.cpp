@@ -89,44 +89,11 @@ void layer_norm(float* out, const float* x, const float* weight, const float* bi
   for (int64_t k = 0; k < channels; ++k) out[k] = std::fma((x[k] - mean) * scale, weight[k], bias[k]);
 }
 
-void attention(float* out, int64_t out_stride, const float* q, int64_t q_stride, const float* keys,
-               const float* values, int64_t queries, int64_t past, int64_t head_size, float scale,
-               float* probabilities, int64_t probabilities_stride, float* /*scratch*/) {
-  const int64_t padded = (head_size + 15) / 16 * 16;
-  std::vector<float> p(static_cast<size_t>(past + queries));
-  for (int64_t i = 0; i < queries; ++i) {
-    const int64_t length = past + i + 1;
-    float largest = -INFINITY;
-    for (int64_t t = 0; t < length; ++t) {
-      const float* key = keys + (t / kKeyBlock) * head_size * kKeyBlock + t % kKeyBlock;
-      float score = 0.0f;
-      for (int64_t d = 0; d < head_size; ++d) {
-        score = std::fma(q[i * q_stride + d] * scale, key[d * kKeyBlock], score);
-      }
-      p[t] = score;
-      largest = std::max(largest, score);
-    }
-    float lanes[16] = {};
-    for (int64_t t = 0; t < length; ++t) {
-      p[t] = exp_scalar(p[t] - largest);
-      lanes[t % 16] += p[t];
-    }
-    const float sum = sum_lanes(lanes);
-    for (int64_t d = 0; d < head_size; ++d) {
-      float value = 0.0f;
-      for (int64_t t = 0; t < length; ++t) value = std::fma(p[t], values[t * padded + d], value);
-      out[i * out_stride + d] = value / sum;
-    }
-    if (probabilities) {
-      for (int64_t t = 0; t < length; ++t) probabilities[i * probabilities_stride + t] = p[t] / sum;
-    }
-  }
-}
-
 }  // namespace
 
-const Kernels kReferenceKernels = {"reference", {kReading<float>, kReading<BFloat16>, kReading<Float16>},
-                                   finish_sums, layer_norm,
-                                   attention,   &kInt8ReferenceKernels};
+const Kernels kReferenceKernels = {
+    "reference",         {kReading<float>, kReading<BFloat16>, kReading<Float16>},
+    finish_sums,         layer_norm,
+    kReferenceAttention, &kInt8ReferenceKernels};
 
 }  // namespace gpt2kit

@@ -136,17 +136,21 @@ inline void finish_tile(float* out, int64_t out_stride, const F32x16 (&sums)[kRo
 
 // ---- the register tile ----
 
-// sums[r][v] = a[r, 0..depth) . b[0..depth, v]: one chain of multiply-adds each. Row k of b's vector v
-// starts at b + k * b_stride + v * vector_stride.
 template <int kRows, int kVectors>
-inline void multiply_tile(F32x16 (&sums)[kRows][kVectors], const float* a, int64_t a_stride, const float* b,
-                          int64_t b_stride, int64_t vector_stride, int64_t depth) {
+inline void clear(F32x16 (&sums)[kRows][kVectors]) {
   for (auto& row : sums)
     for (auto& sum : row) sum = zero();
+}
+
+// sums[r][v] += a[r, 0..depth) . b[0..depth, v]: each goes on with its chain of multiply-adds. b(k, v) gives
+// row k of b's vector v.
+template <int kRows, int kVectors, typename Factor>
+inline void add_products(F32x16 (&sums)[kRows][kVectors], const float* a, int64_t a_stride, int64_t depth,
+                         const Factor& b) {
   for (int64_t k = 0; k < depth; ++k) {
     F32x16 column[kVectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) column[v] = load(b + k * b_stride + v * vector_stride);
+    for (int v = 0; v < kVectors; ++v) column[v] = b(k, v);
 #pragma GCC unroll 12
     for (int r = 0; r < kRows; ++r) {
       const F32x16 x = set1(a[r * a_stride + k]);
@@ -413,109 +417,6 @@ inline void layer_norm(float* out, const float* x, const float* weight, const fl
     const F32x16 y = fma((row(x, k) - mean) * scale, row(weight, k), row(bias, k));
     k < whole ? store(out + k, y) : store_first(out + k, y, left);
   }
-}
-
-// ---- attention ----
-
-// Turns a row of scores (length valid, padded to a multiple of 16) into exponentials, zero past the
-// length; returns their sum.
-inline float exponentials(float* scores, int64_t length, int64_t padded) {
-  const int64_t whole = length / kLanes * kLanes, left = length - whole;
-  const F32x16 lowest = set1(-__builtin_inff());
-  F32x16 largest = lowest;
-  for (int64_t t = 0; t < whole; t += kLanes) largest = max(largest, load(scores + t));
-  if (left) largest = max(largest, keep_first(load(scores + whole), left, lowest));
-  const F32x16 shift = set1(reduce_max(largest));
-  F32x16 sum = zero();
-  for (int64_t t = 0; t < whole; t += kLanes) {
-    const F32x16 e = exp(load(scores + t) - shift);
-    store(scores + t, e);
-    sum = sum + e;
-  }
-  if (left) {
-    const F32x16 e = keep_first(exp(load(scores + whole) - shift), left, zero());
-    store(scores + whole, e);
-    sum = sum + e;
-  }
-  for (int64_t t = whole + (left ? kLanes : 0); t < padded; t += kLanes) store(scores + t, zero());
-  return reduce_add(sum);
-}
-
-// The queries of one register tile.
-template <int kRows>
-inline void attend_tile(float* out, int64_t out_stride, const float* q, int64_t q_stride, const float* keys,
-                        const float* values, int64_t past, int64_t head_size, float scale,
-                        float* probabilities, int64_t probabilities_stride, float* scratch) {
-  const int64_t padded_head = (head_size + kLanes - 1) / kLanes * kLanes;
-  const int64_t longest = past + kRows;  // the last query of the tile sees this many positions
-  const int64_t blocks = (longest + kKeyBlock - 1) / kKeyBlock;
-  // One extra cache line a row: rows a power of two apart would share their sets of the cache.
-  const int64_t stride = blocks * kKeyBlock + (blocks % 4 ? 0 : kLanes);
-  float* scores = scratch;
-  float* scaled = scores + kRows * stride;
-  float* values_out = scaled + kRows * padded_head;
-  for (int r = 0; r < kRows; ++r)
-    for (int64_t d = 0; d < head_size; ++d) scaled[r * padded_head + d] = q[r * q_stride + d] * scale;
-
-  constexpr int kKeyVectors = kRows == 1 ? 4 : kTileVectors;  // a single query needs several chains in flight
-  const int64_t block_floats = head_size * kKeyBlock;
-  int64_t block = 0;
-  for (; block + kKeyVectors <= blocks; block += kKeyVectors) {
-    F32x16 sums[kRows][kKeyVectors];
-    multiply_tile(sums, scaled, padded_head, keys + block * block_floats, kKeyBlock, block_floats, head_size);
-    for (int r = 0; r < kRows; ++r)
-      for (int v = 0; v < kKeyVectors; ++v) store(scores + r * stride + (block + v) * kKeyBlock, sums[r][v]);
-  }
-  for (; block < blocks; ++block) {
-    F32x16 sums[kRows][1];
-    multiply_tile(sums, scaled, padded_head, keys + block * block_floats, kKeyBlock, 0, head_size);
-    for (int r = 0; r < kRows; ++r) store(scores + r * stride + block * kKeyBlock, sums[r][0]);
-  }
-
-  float totals[kRows];
-  for (int r = 0; r < kRows; ++r)
-    totals[r] = exponentials(scores + r * stride, past + r + 1, blocks * kKeyBlock);
-
-  constexpr int kValueVectors = kRows == 1 ? 4 : kTileVectors;
-  int64_t d = 0;
-  for (; d + kValueVectors * kLanes <= padded_head; d += kValueVectors * kLanes) {
-    F32x16 sums[kRows][kValueVectors];
-    multiply_tile(sums, scores, stride, values + d, padded_head, kLanes, longest);
-    for (int r = 0; r < kRows; ++r)
-      for (int v = 0; v < kValueVectors; ++v)
-        store(values_out + r * padded_head + d + v * kLanes, sums[r][v]);
-  }
-  for (; d < padded_head; d += kLanes) {
-    F32x16 sums[kRows][1];
-    multiply_tile(sums, scores, stride, values + d, padded_head, 0, longest);
-    for (int r = 0; r < kRows; ++r) store(values_out + r * padded_head + d, sums[r][0]);
-  }
-  for (int r = 0; r < kRows; ++r) {
-    for (d = 0; d < head_size; d += kLanes) {
-      const F32x16 y = load(values_out + r * padded_head + d) / set1(totals[r]);
-      float* o = out + r * out_stride + d;
-      head_size - d >= kLanes ? store(o, y) : store_first(o, y, head_size - d);
-    }
-  }
-  if (!probabilities) return;
-  for (int r = 0; r < kRows; ++r) {
-    for (int64_t t = 0, length = past + r + 1; t < length; t += kLanes) {
-      const F32x16 p = load(scores + r * stride + t) / set1(totals[r]);
-      float* o = probabilities + r * probabilities_stride + t;
-      length - t >= kLanes ? store(o, p) : store_first(o, p, length - t);
-    }
-  }
-}
-
-inline void attention(float* out, int64_t out_stride, const float* q, int64_t q_stride, const float* keys,
-                      const float* values, int64_t queries, int64_t past, int64_t head_size, float scale,
-                      float* probabilities, int64_t probabilities_stride, float* scratch) {
-  for_row_tiles(queries, [&](auto count, int64_t row) {
-    attend_tile<decltype(count)::value>(out + row * out_stride, out_stride, q + row * q_stride, q_stride,
-                                        keys, values, past + row, head_size, scale,
-                                        probabilities ? probabilities + row * probabilities_stride : nullptr,
-                                        probabilities_stride, scratch);
-  });
 }
 
 }  // namespace

@@ -45,8 +45,9 @@ struct Model {
   float layer_norm_epsilon;
   bool scale_attn_weights;
   bool scale_attn_by_inverse_layer_idx;
-  Tensor wte;  // (V, C); in 8 bits a matrix (C, V)
-  Tensor wpe;  // (n_positions, C)
+  KvFormat kv_format;  // of the caches that it runs with
+  Tensor wte;          // (V, C); in 8 bits a matrix (C, V)
+  Tensor wpe;          // (n_positions, C)
   std::vector<Block> h;
   Norm ln_f;
   Tensor lm_head;  // as wte, which it is where the two are tied

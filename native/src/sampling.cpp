@@ -88,15 +88,24 @@ int32_t Sampler::choose(const SamplingOptions& options, const std::vector<int32_
   if (options.eta_cutoff > 0.0) cut(options.eta_cutoff, /*is_eta=*/true);
 
   require_finite(scores_[argmax(scores_.data(), static_cast<int64_t>(scores_.size()))]);
-  const double threshold = uniform * weigh();
+  const double total = weigh(), threshold = uniform * total;
   double sum = 0;
-  int32_t last_possible = ids_[0];
+  size_t chosen = 0;  // the last possible one, if rounding leaves none
   for (size_t i = 0; i < ids_.size(); ++i) {
     sum += weights_[i];
-    if (sum > threshold) return ids_[i];
-    if (weights_[i] > 0) last_possible = ids_[i];
+    if (weights_[i] > 0) chosen = i;
+    if (sum > threshold) break;
   }
-  return last_possible;
+  probability_ = weights_[chosen] / total;
+  return ids_[chosen];
+}
+
+double Sampler::probability(const SamplingOptions& options, const float* scores, int64_t vocab_size) const {
+  if (options.do_sample) return probability_;
+  const float highest = *std::max_element(scores, scores + vocab_size);
+  float sum = 0;
+  for (int64_t i = 0; i < vocab_size; ++i) sum += std::exp(scores[i] - highest);
+  return 1.0 / static_cast<double>(sum);
 }
 
 void Sampler::penalize_repetition(const std::vector<int32_t>& token_ids, float penalty, float* scores) {

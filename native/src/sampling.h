@@ -42,6 +42,10 @@ class Sampler {
   int32_t choose(const SamplingOptions& options, const std::vector<int32_t>& token_ids, int64_t num_new,
                  int64_t min_new_tokens, float* scores, int64_t vocab_size, double uniform);
 
+  // How probable the last token was that choose() returned, among those it chose from; to four digits or so.
+  // scores as choose() left them.
+  double probability(const SamplingOptions& options, const float* scores, int64_t vocab_size) const;
+
  private:
   void penalize_repetition(const std::vector<int32_t>& token_ids, float penalty, float* scores);
   void collect(const float* scores, int64_t vocab_size);
@@ -64,6 +68,7 @@ class Sampler {
   std::vector<int32_t> order_;
   std::vector<char> keep_;
   std::vector<char> seen_;
+  double probability_ = 1;  // of the last token that was sampled
 };
 
 }  // namespace gpt2kit

@@ -49,6 +49,37 @@ inline F32x16 load_first(const Short* p, int64_t n) {
   return widen16(_mm256_maskz_loadu_epi16(first(n), p), Short{});
 }
 
+inline F32x16 load(const int8_t* p) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+}
+// The first n <= 16 lanes as whole numbers, ties to even, which must fit in 8 bits.
+inline void store_codes(int8_t* p, F32x16 a, int64_t n) {
+  const __m128i codes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.v));
+  n == kLanes ? _mm_storeu_si128(reinterpret_cast<__m128i*>(p), codes)
+              : _mm_mask_storeu_epi8(p, first(n), codes);
+}
+// The first n <= 16 lanes as round_to_bfloat16() of bfloat16_scalar.h rounds them.
+inline void store_rounded(BFloat16* p, F32x16 a, int64_t n) {
+#ifdef __AVX512BF16__
+  const auto rounded = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a.v));
+#else
+  const __m512i bits = _mm512_castps_si512(a.v), upper = _mm512_srli_epi32(bits, 16);
+  const __m512i to_even = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+  __m512i lanes = _mm512_add_epi32(bits, _mm512_add_epi32(to_even, _mm512_set1_epi32(0x7fff)));
+  lanes = _mm512_srli_epi32(lanes, 16);
+  const __mmask16 small = _mm512_testn_epi32_mask(bits, _mm512_set1_epi32(0x7f800000));
+  lanes = _mm512_mask_and_epi32(lanes, small, upper, _mm512_set1_epi32(0x8000));
+  const __mmask16 unordered = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+  lanes = _mm512_mask_or_epi32(lanes, unordered, upper, _mm512_set1_epi32(0x40));
+  const __m256i rounded = _mm512_cvtepi32_epi16(lanes);
+#endif
+  if (n == kLanes) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), rounded);
+  } else {
+    _mm256_mask_storeu_epi16(p, first(n), rounded);
+  }
+}
+
 inline F32x16 operator+(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline F32x16 operator-(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline F32x16 operator*(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
@@ -118,6 +149,45 @@ inline F32x16 load_first(const Short* p, int64_t n) {
   Short lanes[kLanes] = {};
   std::memcpy(lanes, p, static_cast<size_t>(n) * sizeof(Short));
   return load(lanes);
+}
+
+inline F32x16 load(const int8_t* p) {
+  const auto widen = [](const int8_t* eight) {
+    const __m128i codes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(eight));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
+  };
+  return {widen(p), widen(p + 8)};
+}
+// The first n <= 16 lanes as whole numbers, ties to even, which must fit in 8 bits.
+inline void store_codes(int8_t* p, F32x16 a, int64_t n) {
+  const __m256i words =
+      _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)), 0xd8);
+  const __m128i codes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  std::memcpy(p, &codes, static_cast<size_t>(n));
+}
+inline __m256i round8(__m256 x) {  // to the lower 16 bits of each lane
+  const __m256i bits = _mm256_castps_si256(x);
+  const __m256i exponent = _mm256_and_si256(bits, _mm256_set1_epi32(0x7f800000));
+  const __m256i upper = _mm256_srli_epi32(bits, 16);
+  const __m256i to_even = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+  const __m256i rounded =
+      _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(to_even, _mm256_set1_epi32(0x7fff))), 16);
+  const __m256i small = _mm256_cmpeq_epi32(exponent, _mm256_setzero_si256());
+  const __m256i sign = _mm256_and_si256(upper, _mm256_set1_epi32(0x8000));
+  const __m256i quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+  const __m256i unordered = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  return _mm256_blendv_epi8(_mm256_blendv_epi8(rounded, sign, small), quiet, unordered);
+}
+// The first n <= 16 lanes as round_to_bfloat16() of bfloat16_scalar.h rounds them.
+inline void store_rounded(BFloat16* p, F32x16 x, int64_t n) {
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(round8(x.lo), round8(x.hi)), 0xd8);
+  if (n == kLanes) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), packed);
+  } else {
+    BFloat16 values[kLanes];
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(values), packed);
+    std::memcpy(p, values, static_cast<size_t>(n) * sizeof(BFloat16));
+  }
 }
 
 inline F32x16 operator+(F32x16 a, F32x16 b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }

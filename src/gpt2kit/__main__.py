@@ -2,6 +2,6 @@
 
 import sys
 
-from gpt2kit.cli.main import main
+from gpt2kit.cli.main import process
 
-sys.exit(main())
+sys.exit(process())

@@ -47,6 +47,8 @@ class KvSequence:
     def length(self) -> int: ...
     @property
     def is_free(self) -> bool: ...
+    @property
+    def nbytes(self) -> int: ...
     def keys_values(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]: ...
     def fork(self) -> KvSequence: ...
     def truncate(self, length: int) -> None: ...
@@ -71,10 +73,11 @@ class NativeModel:
         layer_norm_epsilon: float,
         scale_attn_weights: bool,
         scale_attn_by_inverse_layer_idx: bool,
-        weights: Mapping[str, npt.NDArray[Any]],
+        weights: Mapping[str, npt.NDArray[Any] | memoryview],
         threads: int,
         isa: str | None = None,
         compute: str = "float32",
+        kv_cache_dtype: str = "float32",
     ) -> None: ...
     @property
     def isa(self) -> str: ...
@@ -115,12 +118,37 @@ class NativeModel:
         repetition_penalty: float,
         no_repeat_ngram_size: int,
         bad_words_ids: Sequence[Sequence[int]],
+        num_assistant_tokens: int,
+        max_matching_ngram_size: int,
+        assistant: NativeModel | None,
+        is_constant_schedule: bool,
+        assistant_confidence_threshold: float,
+        clock: Callable[[], float] | None,
         max_rows: int,
         on_token: Callable[[int, int, int], bool] | None,
-    ) -> list[list[int]] | float: ...
+    ) -> list[tuple[list[int], int, int]] | float: ...
 
 def coin(seed: int, row: int, position: int) -> float: ...
 def supported_isas() -> list[str]: ...
 def isa() -> str: ...
 def read_bytes_per_s(arrays: Sequence[npt.NDArray[Any]], threads: int, passes: int) -> list[float]: ...
 def operations_per_s(arithmetic: str, threads: int, passes: int) -> list[float]: ...
+def are_scales(scales: npt.NDArray[np.uint16] | memoryview) -> bool:
+    """Whether all numbers, given as the bits of bfloat16, are finite and not negative."""
+
+def round_to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """Bits of the nearest bfloat16, ties to even; NaN stays NaN, quiet, with its sign and upper bits."""
+
+def widen(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """float32 of float32, float16, or uint16 holding the bits of bfloat16, exactly."""
+
+def prefault(bytes: memoryview) -> None:
+    """Map the pages of a mapped file in a thread of its own, and return at once. Does nothing where Linux cannot."""
+
+def pack_int8(
+    weights: npt.NDArray[Any], is_transposed: bool, threads: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16]] | None:
+    """Codes and scales of a matrix (in, out), or with is_transposed (out, in); None for weights without a scale.
+
+    weights: float32, float16, or uint16 holding the bits of bfloat16.
+    """

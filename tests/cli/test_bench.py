@@ -48,6 +48,15 @@ def test_a_dtype_converts_the_weights(cli, model):
     assert plain["batch_decode_tokens_per_s"] is None and plain["batch"] == 1
 
 
+def test_a_shorter_cache_is_named_and_reads_less(cli, model):
+    plain = json.loads(cli("bench", model, *QUICK, "--json").out)
+    short = json.loads(cli("bench", model, *QUICK, "--json", "--kv-cache-dtype", "int8").out)
+    assert (plain["kv_cache_dtype"], short["kv_cache_dtype"]) == ("float32", "int8")
+    read = [report["phases"]["decode"]["bytes_per_token"] for report in (plain, short)]
+    assert read[0] > read[1] > plain["weights_bytes"] / 2
+    assert "keys and values in bfloat16" in cli("bench", model, *QUICK, "--kv-cache-dtype", "bfloat16").out
+
+
 def test_the_instruction_set_can_be_forced(cli, monkeypatch, model):
     monkeypatch.setenv("GPT2KIT_ISA", "reference")
     assert json.loads(cli("bench", model, *QUICK, "--json").out)["isa"] == "reference"
@@ -70,6 +79,7 @@ def test_lengths_are_shortened_only_where_they_are_not_given(cli, model):
         (["--batch", "5000"], "5000 is not in the range 1<=x<=4096"),
         (["--dtype", "int4"], "'int4' is not one of"),
         (["--quant", "int3"], "'int3' is not one of"),
+        (["--kv-cache-dtype", "int4"], "'int4' is not one of"),
     ],
 )
 def test_wrong_options_are_wrong_usage(cli, options, message):

@@ -31,6 +31,15 @@ def test_the_installation_is_described(cli, monkeypatch, tmp_path):
     assert "threads:" in cli("info").out
 
 
+def test_the_cache_of_quantised_models_is_described(cli, monkeypatch, tmp_path):
+    assert json.loads(cli("info", "--json").out)["native"]["cache_folder"] is None
+    monkeypatch.setenv("GPT2KIT_CACHE", str(tmp_path))
+    (tmp_path / "packed" / "0").mkdir(parents=True)
+    (tmp_path / "packed" / "0" / "model.safetensors").write_bytes(bytes(1000))
+    native = json.loads(cli("info", "--json").out)["native"]
+    assert (native["cache_folder"], native["cache_bytes"]) == (str(tmp_path), 1000)
+
+
 def test_mistakes_are_one_line(cli, model):
     assert cli("info", "/does/not/exist").code == 1
     assert cli("info", "--builtin", model).code == 2

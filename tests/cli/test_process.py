@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 import time
+from pathlib import Path
 
 import pytest
 
@@ -47,11 +48,12 @@ def test_importing_the_package_imports_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_running_a_model_never_imports_torch_or_the_hub(model):
+def test_running_a_model_never_imports_torch_the_hub_or_numpy(model):
+    absent = ("torch", "transformers", "huggingface_hub", "numpy", "asyncio", "jinja2", "shutil")
     code = (
         "import sys; from gpt2kit.cli.main import main\n"
         f"assert main(['run', '-m', {model!r}, 'hello', '-n', '3', '--device', '0']) == 0\n"
-        "loaded = [name for name in ('torch', 'transformers', 'huggingface_hub') if name in sys.modules]\n"
+        f"loaded = [name for name in {absent!r} if name in sys.modules]\n"
         "sys.exit(f'imported {loaded}' if loaded else 0)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -230,3 +232,9 @@ def test_bash_completes_commands_and_options(process):
     environment |= {"COMP_WORDS": "gpt2kit run --temp", "COMP_CWORD": "2"}
     out, _ = process(environment=environment).communicate()
     assert "plain,--temperature" in out.decode().split()
+
+
+def test_the_command_and_the_module_start_the_same_way():
+    root = Path(__file__).parents[2]
+    assert '\ngpt2kit = "gpt2kit.cli.main:process"\n' in (root / "pyproject.toml").read_text()
+    assert "sys.exit(process())" in (root / "src" / "gpt2kit" / "__main__.py").read_text()

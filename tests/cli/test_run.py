@@ -177,7 +177,12 @@ def test_json_tells_everything(run, model):
         "hello w",
         7,
     )
-    assert report["usage"] == {"prompt_tokens": 2, "completion_tokens": 24, "total_tokens": 26}
+    assert report["usage"] == {
+        "prompt_tokens": 2,
+        "completion_tokens": 24,
+        "total_tokens": 26,
+        "completion_tokens_details": {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0},
+    }
     assert list(report["choices"][1]) == [
         "index",
         "text",
@@ -338,6 +343,28 @@ def test_other_ways_of_choosing_tokens(run, options):
 def test_guesses_change_no_text(run, expected, model):
     assert run("hello", *SAMPLED, "--prompt-lookup-num-tokens", "3").out == expected
     assert run("hello", *SAMPLED, "--assistant-model", model).out == expected
+
+
+def test_what_was_guessed_is_told(run, model):
+    options = ["hello hello hello", "--greedy", "-n", "60", "--prompt-lookup-num-tokens", "6"]
+    report = json.loads(run(*options, "--max-matching-ngram-size", "3", "--json").out)
+    details = report["usage"]["completion_tokens_details"]
+    assert all(count >= 0 for count in details.values())
+    plain = json.loads(run(*options[:4], "--json").out)
+    assert report["choices"] == plain["choices"]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--max-matching-ngram-size", "2"], "needs --prompt-lookup-num-tokens"),
+        (["--num-assistant-tokens", "2"], "needs --assistant-model or --assistant-early-exit"),
+        (["--assistant-confidence-threshold", "0.1"], "needs --assistant-model or --assistant-early-exit"),
+    ],
+)
+def test_options_of_guessing_need_something_that_guesses(run, option, message):
+    result = run("hello", *option)
+    assert result.code == 2 and message in result.err
 
 
 def test_text_goes_on_past_the_context_when_asked(run):

@@ -99,8 +99,11 @@ def test_integers_of_the_loop_are_checked(engine: NativeEngine, value: object) -
         "eos_token_ids": [], "do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0,
         "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "repetition_penalty": 1.0,
         "no_repeat_ngram_size": 0, "bad_words_ids": [], "max_rows": 8, "on_token": None,
+        "num_assistant_tokens": 0, "max_matching_ngram_size": 2, "assistant": None, "is_constant_schedule": True,
+        "assistant_confidence_threshold": 0.0, "clock": None,
     }  # fmt: skip
-    assert len(engine._model.generate(**good)[0]) == 2
+    [(new_ids, guessed, right)] = engine._model.generate(**good)
+    assert (len(new_ids), guessed, right) == (2, 0, 0)
     for change in [
         {"prompts": [[value]]}, {"max_new_tokens": [value]}, {"seeds": [value]} if value != 2**63 else {"max_rows": value},
         {"num_return_sequences": value}, {"top_k": value} if value != 2**63 else {"top_k": -5},

@@ -57,6 +57,18 @@ def test_batch_chunks_threads_and_instruction_set_change_no_bit(seed: int) -> No
         assert np.array_equal(engine.head(hidden), alone[0])
 
 
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_chains_of_several_chunks_change_no_bit(compute: str) -> None:
+    _, config, weights = random_model(6300, n_positions=48, n_layer=1, n_embd=70, n_head=2, n_inner=3203)
+    stored = in_bfloat16(weights)
+    ids = random_ids(random.Random(0), config.vocab_size, 47)
+    expected = all_logits(NativeEngine(config, stored, threads=1, isa="reference", compute=compute), ids)
+    for isa in _native.supported_isas():
+        for threads in (1, 2):
+            engine = NativeEngine(config, stored, threads=threads, isa=isa, compute=compute)
+            assert np.array_equal(all_logits(engine, ids), expected), (isa, threads)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_results_are_those_of_rounded_activations_in_torch(seed: int) -> None:
     torch.set_num_threads(1)

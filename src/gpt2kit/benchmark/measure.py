@@ -117,7 +117,7 @@ class Report:
 
     batch: total tokens per second of all rows, or None where settings.batch is 1.
     first_token_s: from a prompt of settings.prompt tokens to the first new one, a median.
-    peak_rss_bytes: of the process, with the weights' pages and the cache of the batch.
+    peak_rss_bytes: of the process from loading to the first round, with the weights' pages and the cache of the batch.
     """
 
     settings: Settings
@@ -166,6 +166,8 @@ def measure(engine: NativeEngine, settings: Settings) -> Report:
         runs["batch"] = lambda: steps_s(settings.batch)
     for run in runs.values():  # a first time that does not count: pages, threads, the processor's clock
         run()
+    # Everything that is timed has run once; what measuring the limits takes is not the engine's.
+    peak = peak_rss_bytes()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     limits = Limits([], {})
     for _ in range(settings.repeats):
@@ -178,7 +180,7 @@ def measure(engine: NativeEngine, settings: Settings) -> Report:
 
     def decode_phase(name: str, rows: int) -> Phase:
         speeds = [rows * settings.decode / s for s in seconds[name]]
-        return Phase(speeds, decode_work(config, weights, past, rows) / rows)
+        return Phase(speeds, decode_work(config, weights, past, rows, engine.kv_cache_dtype) / rows)
 
     return Report(
         settings=settings,
@@ -190,7 +192,7 @@ def measure(engine: NativeEngine, settings: Settings) -> Report:
         batch=decode_phase("batch", settings.batch) if settings.batch > 1 else None,
         limits=limits,
         first_token_s=statistics.median(seconds["first_token"]),
-        peak_rss_bytes=peak_rss_bytes(),
+        peak_rss_bytes=peak,
     )
 
 

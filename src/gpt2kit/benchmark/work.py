@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from gpt2kit.config import GPT2Config
 
-_CACHE_BYTES = 4  # of one number of a key or a value, which are float32
+# Of one number of a key or a value, and of the scale that comes with those of a head.
+_CACHE_BYTES = {"float32": (4, 0), "bfloat16": (2, 0), "int8": (1, 4)}
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,15 @@ def prefill_work(config: GPT2Config, weights: Mapping[str, npt.NDArray[Any]], to
 
 
 def decode_work(
-    config: GPT2Config, weights: Mapping[str, npt.NDArray[Any]], past: float, batch: int = 1
+    config: GPT2Config,
+    weights: Mapping[str, npt.NDArray[Any]],
+    past: float,
+    batch: int = 1,
+    kv_cache_dtype: str = "float32",
 ) -> Work:
     """Return the work of one step, `batch` tokens of as many rows, after `past` cached ones in each (a mean)."""
-    cached = 2 * config.n_layer * config.n_embd * _CACHE_BYTES * past
+    number_bytes, scale_bytes = _CACHE_BYTES[kv_cache_dtype]
+    cached = 2 * config.n_layer * (config.n_embd * number_bytes + config.n_head * scale_bytes) * past
     operations = 2 * (_block_size(config) + _head_size(config)) + (past + 1) * _pair_operations(config)
     return Work(streamed_bytes(weights) + batch * cached, batch * operations)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from gpt2kit import _native
 from gpt2kit.errors import CheckpointError
+
+# Imported where it is used: a packed folder is loaded and run without it.
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # Every format that a weights file may use for anything, and its size. Formats below one byte are left out.
 ITEM_BYTES = {
@@ -16,19 +19,12 @@ ITEM_BYTES = {
     "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
 }  # fmt: skip
 
-# The formats of weights. What a numpy view of each looks like.
-WEIGHT_DTYPES: dict[str, np.dtype[Any]] = {
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),
-}
+# The formats of weights, by numpy's names (dtype.str) of what a view of each holds.
+WEIGHT_DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 # The formats of quantised weights and their parts too.
-STORED_DTYPES: dict[str, np.dtype[Any]] = {
-    **WEIGHT_DTYPES,
-    "F64": np.dtype("<f8"),
-    "U8": np.dtype("u1"),
-    "I8": np.dtype("i1"),
-}
+STORED_DTYPES = {**WEIGHT_DTYPES, "F64": "<f8", "U8": "|u1", "I8": "|i1"}
+# Those that memoryview.cast knows, in every version of Python.
+BUFFER_FORMATS = {"F32": "f", "BF16": "H", "U8": "B"}
 # The names of config.dtype.
 CONFIG_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -41,11 +37,12 @@ DTYPE_OPTIONS = ("auto", *CONFIG_DTYPES.values())
 class BFloat16Array:
     """Weights in bfloat16, any shape, as the bits of each value: the upper half of a float32."""
 
-    bits: NDArray[np.uint16]
+    bits: NDArray[np.uint16] | memoryview
 
     def __post_init__(self) -> None:
-        if self.bits.dtype != np.uint16:
-            raise CheckpointError(f"bits has dtype {self.bits.dtype}; the bits of bfloat16 are uint16")
+        held = self.bits.format if isinstance(self.bits, memoryview) else self.bits.dtype
+        if held not in ("H", "uint16"):
+            raise CheckpointError(f"bits has dtype {held}; the bits of bfloat16 are uint16")
 
 
 def to_float32(array: NDArray[Any], dtype: str) -> NDArray[np.float32]:
@@ -53,13 +50,12 @@ def to_float32(array: NDArray[Any], dtype: str) -> NDArray[np.float32]:
 
     `dtype` says what the bits are: "F32", "F16" or "BF16" (bits in uint16). All conversions are exact.
     """
+    import numpy as np
+
     if dtype == "F32":
         return np.asarray(array, dtype=np.float32)
-    if dtype == "F16":
-        return array.astype(np.float32)
-    if dtype == "BF16":
-        bits: NDArray[np.uint32] = array.astype(np.uint32) << np.uint32(16)
-        return bits.view(np.float32)
+    if dtype in WEIGHT_DTYPES:
+        return _native.widen(np.ascontiguousarray(array, WEIGHT_DTYPES[dtype]))
     raise CheckpointError(f"dtype is {dtype!r}; allowed: {', '.join(WEIGHT_DTYPES)}")
 
 
@@ -68,6 +64,8 @@ def from_float32(array: NDArray[np.float32], dtype: str) -> NDArray[Any]:
 
     Rounds to nearest, ties to even, as torch does. Values past float16's range (65504) become infinite.
     """
+    import numpy as np
+
     array = np.asarray(array, dtype=np.float32)
     if dtype == "F32":
         return array
@@ -75,11 +73,5 @@ def from_float32(array: NDArray[np.float32], dtype: str) -> NDArray[Any]:
         with np.errstate(over="ignore"):
             return array.astype(np.float16)
     if dtype == "BF16":
-        bits = np.ascontiguousarray(array).view(np.uint32)
-        # Half of the last kept bit, less one when that is even: the sum carries exactly when it rounds up.
-        half = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-        kept = (bits + half) >> np.uint32(16)
-        quiet_nan = (bits >> np.uint32(16)) | np.uint32(0x0040)
-        rounded: NDArray[Any] = np.where(np.isnan(array), quiet_nan, kept).astype(np.uint16)
-        return rounded
+        return _native.round_to_bfloat16(np.ascontiguousarray(array))
     raise CheckpointError(f"dtype is {dtype!r}; allowed: {', '.join(WEIGHT_DTYPES)}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gpt2kit.checkpoint.find import WeightFiles
 from gpt2kit.checkpoint.safetensors_file import SafetensorsFile, TensorInfo
 from gpt2kit.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class WeightsFile(Protocol):
@@ -23,6 +24,8 @@ class WeightsFile(Protocol):
 
     def map(self, use_mmap: bool = True) -> None: ...
     def view(self, name: str) -> NDArray[Any]: ...
+    def buffer(self, name: str) -> memoryview | NDArray[Any]: ...
+    def prefault(self) -> None: ...
     def release(self, name: str, begin: int, end: int) -> None: ...
     def close(self) -> None: ...
 

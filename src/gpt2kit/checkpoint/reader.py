@@ -8,10 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gpt2kit.checkpoint.dtypes import (
+    BUFFER_FORMATS,
     CONFIG_DTYPES,
     DTYPE_OPTIONS,
     STORED_DTYPES,
@@ -40,7 +38,9 @@ from gpt2kit.config.packed import packed_format
 from gpt2kit.errors import CheckpointError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 _PIECE = 2**20  # elements: large enough to hide the cost of a step, small beside any model
 
@@ -149,6 +149,8 @@ class Checkpoint:
             )
 
     def _same_bits(self, name: str, other: str) -> bool:
+        import numpy as np
+
         bits = f"<u{self.tensor(name).dtype.itemsize}"
         pairs = zip(self.pieces(name), self.pieces(other), strict=True)
         return all(np.array_equal(a.view(bits), b.view(bits)) for a, b in pairs)
@@ -169,6 +171,11 @@ class Checkpoint:
         info = self._entry(name)[1]
         return TensorInfo(name, info.dtype, info.shape, info.nbytes)
 
+    def source(self, name: str) -> tuple[WeightsFile, str]:
+        """Give the file that holds a tensor, and its name there. Raises CheckpointError."""
+        file, info = self._entry(name)
+        return file, info.name
+
     def tensor(self, name: str) -> NDArray[Any]:
         """Give a tensor as it is stored: a read-only, C-contiguous view of the file, without a copy.
 
@@ -182,6 +189,21 @@ class Checkpoint:
                 f"{file.path}: tensor {info.name!r} has dtype {info.dtype}, which is not read"
             )
         return file.view(info.name)
+
+    def buffer(self, name: str) -> memoryview | NDArray[Any]:
+        """Give a weight or a part of a packed one as it is stored, for the native engine: tensor() without numpy.
+
+        A memoryview wherever Python has the format, so not for float16. Raises CheckpointError as tensor() does.
+        """
+        file, info = self._entry(name)
+        if info.dtype not in BUFFER_FORMATS:
+            return self.tensor(name)
+        return file.buffer(info.name)
+
+    def prefault(self) -> None:
+        """Let other threads read mapped files ahead, for a caller who will use all of them where they lie."""
+        for file in {id(file): file for file, _ in self._table.values()}.values():
+            file.prefault()
 
     def pieces(self, name: str) -> Iterator[NDArray[Any]]:
         """Give a tensor in flat pieces, in order, as tensor() has it; for a copy that is the only one.
@@ -210,8 +232,8 @@ class Checkpoint:
         file, info = self._entry(name)
         file.release(info.name, 0, info.nbytes)
 
-    def weights(self, name: str, dtype: str = "auto") -> NDArray[Any] | BFloat16Array:
-        """Give a tensor in the dtype of that name, read-only: the view itself where it is stored so.
+    def weights(self, name: str, dtype: str = "auto") -> NDArray[Any] | memoryview | BFloat16Array:
+        """Give a tensor in the dtype of that name, read-only: buffer(name) where it is stored so.
 
         dtype: "float32", "float16", "bfloat16", or "auto" for the one that is stored. Others are converted:
         exactly to float32, else to the nearest value, ties to even. Raises CheckpointError.
@@ -221,10 +243,17 @@ class Checkpoint:
         self._refuse_quantized(name)
         stored = self._entry(name)[1].dtype
         wanted = next((key for key, value in CONFIG_DTYPES.items() if value == dtype), stored)
-        array = self.tensor(name)
-        if wanted != stored:
-            array = from_float32(to_float32(array, stored), wanted)
-            array.flags.writeable = False
+        if wanted == stored:
+            as_it_is = self.buffer(name)
+            return BFloat16Array(as_it_is) if wanted == "BF16" else as_it_is
+        import numpy as np
+
+        array = np.empty(self.info(name).shape, STORED_DTYPES[wanted])
+        flat, done = array.reshape(-1), 0
+        for piece in self.pieces(name):  # so that the file's pages are not held beside the whole result
+            flat[done : done + piece.size] = from_float32(to_float32(piece, stored), wanted)
+            done += piece.size
+        array.flags.writeable = False
         return BFloat16Array(array) if wanted == "BF16" else array
 
     def _refuse_quantized(self, name: str) -> None:

@@ -12,13 +12,14 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
-from gpt2kit.checkpoint.dtypes import ITEM_BYTES, STORED_DTYPES
+from gpt2kit.checkpoint.dtypes import BUFFER_FORMATS, ITEM_BYTES, STORED_DTYPES
 from gpt2kit.checkpoint.mapped_file import MappedFile
 from gpt2kit.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit; most of it may only be padding
 MAX_JSON_BYTES = 4 * 2**20  # a GPT-2 with 1024 layers and cross-attention needs 3 MB
@@ -44,12 +45,15 @@ class TensorInfo:
 class SafetensorsFile:
     """One safetensors file whose header has been checked. `map()` makes the data readable.
 
+    identity, changed_ns: see MappedFile.
+
     Raises CheckpointError that names the file, the tensor and the reason.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._file = MappedFile(path)
         self.path, self.size = self._file.path, self._file.size
+        self.identity, self.changed_ns = self._file.identity, self._file.changed_ns
         try:
             self._parse(self._read_header())
         except BaseException:
@@ -184,14 +188,40 @@ class SafetensorsFile:
         The view keeps the file's data alive. Its address is aligned to the item only when the writer aligned
         it (`flags.aligned`). BF16 is given as its uint16 bits. KeyError for an unknown name.
         """
-        info, begin = self.tensors[name], self._data_start + self._begins[name]
-        flat = self._file.bytes(begin, begin + info.nbytes)
-        return flat.view(STORED_DTYPES[info.dtype]).reshape(info.shape)
+        import numpy as np
+
+        info = self.tensors[name]
+        return np.frombuffer(self._bytes(info), STORED_DTYPES[info.dtype]).reshape(info.shape)
+
+    def buffer(self, name: str) -> memoryview | NDArray[Any]:
+        """Give what view() gives, as a memoryview where Python itself has the format: numpy need not be there."""
+        info = self.tensors[name]
+        if info.dtype not in BUFFER_FORMATS or 0 in info.shape:
+            return self.view(name)
+        data: Any = self._bytes(info)  # cast is declared for literal formats only
+        tensor: memoryview = data.cast(BUFFER_FORMATS[info.dtype], info.shape)
+        return tensor
+
+    def _bytes(self, info: TensorInfo) -> memoryview:
+        begin = self._data_start + self._begins[info.name]
+        return self._file.bytes(begin, begin + info.nbytes)
 
     def release(self, name: str, begin: int, end: int) -> None:
         """Give the memory of some bytes of a tensor back; they are read from the file again when used."""
         start = self._data_start + self._begins[name]
         self._file.release(start + begin, start + end)
+
+    def prefault(self) -> None:
+        """Let the data be read ahead; see MappedFile.prefault."""
+        self._file.prefault()
+
+    def digest(self) -> str:
+        """Give the SHA-256 of the whole file; see MappedFile.digest."""
+        return self._file.digest()
+
+    def is_unchanged(self) -> bool:
+        """Tell whether the file on disk is still the one that was opened, as it was then."""
+        return self._file.is_unchanged()
 
     def close(self) -> None:
         """Close the file of a header that was only looked at. Views that were given out stay valid."""

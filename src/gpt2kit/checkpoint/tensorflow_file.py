@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from gpt2kit.checkpoint.crc32c import crc32c, unmask
@@ -145,20 +146,27 @@ class TensorFlowFile:
         if name not in self._verified:
             self._verify(name)
         flat = self._shards[shard].bytes(begin, begin + info.nbytes)
-        return flat.view(WEIGHT_DTYPES[info.dtype]).reshape(info.shape)
+        return np.frombuffer(flat, WEIGHT_DTYPES[info.dtype]).reshape(info.shape)
+
+    buffer = view
 
     def _verify(self, name: str) -> None:
         info, (shard, begin, masked) = self.tensors[name], self._places[name]
         crc = 0
         for start in range(begin, begin + info.nbytes, _PIECE):
             end = min(start + _PIECE, begin + info.nbytes)
-            crc = crc32c(self._shards[shard].bytes(start, end), crc)
+            crc = crc32c(np.frombuffer(self._shards[shard].bytes(start, end), np.uint8), crc)
             self._shards[shard].release(start, end)
         if crc != unmask(masked):
             raise CheckpointError(
                 f"{self._shards[shard].path}: the checksum of {name!r} is wrong; the file is damaged"
             )
         self._verified.add(name)
+
+    def prefault(self) -> None:
+        """Let the data be read ahead; see MappedFile.prefault."""
+        for shard in self._shards:
+            shard.prefault()
 
     def release(self, name: str, begin: int, end: int) -> None:
         """Give the memory of some bytes of a tensor back; they are read from the file again when used."""

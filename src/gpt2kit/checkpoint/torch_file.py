@@ -132,6 +132,11 @@ class TorchFile:
         array.flags.writeable = False
         return array
 
+    buffer = view
+
+    def prefault(self) -> None:
+        """Do nothing: the data is torch's."""
+
     def release(self, name: str, begin: int, end: int) -> None:
         """Do nothing: the data is torch's."""
 

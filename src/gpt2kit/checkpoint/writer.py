@@ -10,14 +10,10 @@ import copy
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gpt2kit.checkpoint.dtypes import CONFIG_DTYPES, ITEM_BYTES, STORED_DTYPES, WEIGHT_DTYPES, from_float32
 from gpt2kit.checkpoint.find import variant_infix
@@ -39,6 +35,10 @@ from gpt2kit.config.packed import packed_format
 from gpt2kit.errors import CheckpointError
 from gpt2kit.files import fsync_folder
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 _ALIGNMENT = 64  # of the data in the file: a cache line, and more than any item needs
 _CHUNK = 2**18  # elements converted at a time, so that a large tensor is never there twice
 _UNITS = {
@@ -58,7 +58,7 @@ _ARCHITECTURES = (
     ("multiple_choice_head.", "GPT2DoubleHeadsModel"),
 )
 # Tensors of one file by their names in it, each with the format it is written in.
-Shard = dict[str, tuple[NDArray[Any], str]]
+Shard: TypeAlias = "dict[str, tuple[NDArray[Any], str]]"
 
 _WITH_LM_HEAD = ("GPT2LMHeadModel", "GPT2DoubleHeadsModel")
 
@@ -187,17 +187,17 @@ def _quantized_names(
     tensors: Mapping[str, NDArray[Any]], known: Mapping[str, tuple[int, ...]]
 ) -> dict[str, str]:
     """Give the formats of quantised weights and of their parts, by canonical name: as the arrays are."""
-    formats = {dtype: name for name, dtype in STORED_DTYPES.items()}
+    formats = {dtype: name for name, dtype in STORED_DTYPES.items()}  # by dtype.str
     described = {quantized_weight(canonical_name(given) or "") for given in tensors} & known.keys()
     names = {}
     for given, array in tensors.items():
         name = canonical_name(given) or ""
         if name in described or quantized_weight(name) in described:
-            if array.dtype not in formats:
+            if array.dtype.str not in formats:
                 raise CheckpointError(
                     f"tensor {given!r} is {array.dtype}, which no part of a quantised weight is"
                 )
-            names[name] = formats[array.dtype]
+            names[name] = formats[array.dtype.str]
     return names
 
 
@@ -216,6 +216,8 @@ def _file_dtype(name: str, dtype: np.dtype[Any], wanted: str | None) -> str:
 
 def _check_tie(weights: dict[str, tuple[NDArray[Any], str]], config: GPT2Config, allow_missing: bool) -> None:
     if config.tie_word_embeddings and LM_HEAD in weights and WTE in weights:
+        import numpy as np
+
         if not np.array_equal(weights[LM_HEAD][0], weights[WTE][0]):
             raise CheckpointError(
                 f"tensor {LM_HEAD!r} differs from {WTE!r}, but tie_word_embeddings is true; make it false"
@@ -243,7 +245,7 @@ def _split(weights: Shard, limit: int, stem: str) -> dict[str, Shard]:
     shards: list[Shard] = [{}]
     used = 0
     for name, (array, dtype) in weights.items():
-        nbytes = array.size * STORED_DTYPES[dtype].itemsize
+        nbytes = array.size * ITEM_BYTES[dtype]
         if shards[-1] and used + nbytes > limit:
             shards.append({})
             used = 0
@@ -255,10 +257,12 @@ def _split(weights: Shard, limit: int, stem: str) -> dict[str, Shard]:
 
 
 def _write_safetensors(path: Path, shard: Shard, metadata: Mapping[str, str]) -> None:
+    import numpy as np
+
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     position = 0
     for name, (array, dtype) in shard.items():
-        nbytes = array.size * STORED_DTYPES[dtype].itemsize
+        nbytes = array.size * ITEM_BYTES[dtype]
         header[name] = {
             "dtype": dtype,
             "shape": list(array.shape),
@@ -273,18 +277,14 @@ def _write_safetensors(path: Path, shard: Shard, metadata: Mapping[str, str]) ->
             flat = np.ascontiguousarray(array).reshape(-1)
             for i in range(0, flat.size, _CHUNK):
                 part = flat[i : i + _CHUNK]
-                data = part if part.dtype == STORED_DTYPES[dtype] else from_float32(part, dtype)
+                data = part if part.dtype.str == STORED_DTYPES[dtype] else from_float32(part, dtype)
                 file.write(data.view(np.uint8).data)
         file.flush()
         os.fsync(file.fileno())
 
 
 def _write_index(path: Path, shards: Mapping[str, Shard]) -> None:
-    sizes = (
-        array.size * STORED_DTYPES[dtype].itemsize
-        for shard in shards.values()
-        for array, dtype in shard.values()
-    )
+    sizes = (array.size * ITEM_BYTES[dtype] for shard in shards.values() for array, dtype in shard.values())
     weight_map = {name: file for file, shard in shards.items() for name in shard}
     index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}
     with open(path, "x", encoding="utf-8") as file:
@@ -304,6 +304,8 @@ def _staging(folder: Path, stale: re.Pattern[str]) -> Iterator[tuple[Path, list[
 
     Files whose names are `stale` are removed when they are not among the new ones.
     """
+    import shutil  # four compression libraries come with it
+
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; give a folder")
     is_new = not folder.exists()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2kit.cli.console import notice, print_json
-from gpt2kit.cli.options import debug_option, json_option
+from gpt2kit.cli.options import debug_option, json_option, kv_cache_option
 
 if TYPE_CHECKING:
     from gpt2kit.benchmark.measure import Limits, Phase, Report
@@ -30,6 +30,7 @@ _DTYPE_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
     help="What the weights are converted to; auto leaves them as they are [auto].",
 )
 @click.option("--quant", type=click.Choice(["int8", "nf4"]), help="Quantise the weights.")
+@kv_cache_option
 @click.option("--prompt", type=click.IntRange(min=1), metavar="N", help="Tokens of the prompt [512].")
 @click.option("--decode", type=click.IntRange(min=1), metavar="N", help="New tokens of a generation [128].")
 @click.option(
@@ -76,7 +77,12 @@ def bench(model: str | None, **given: Any) -> None:
         allow_pickle=given["allow_pickle"],
     )
     engine = load_engine(
-        checkpoint, dtype=given["dtype"], quant=given["quant"], threads=given["threads"], engine="native"
+        checkpoint,
+        dtype=given["dtype"],
+        quant=given["quant"],
+        threads=given["threads"],
+        engine="native",
+        kv_cache_dtype=given["kv_cache_dtype"],
     )
     load_s = time.perf_counter() - start
     assert isinstance(engine, NativeEngine)
@@ -110,6 +116,7 @@ def _facts(name: str, precision: str, engine: NativeEngine, load_s: float, repor
         "peer": "gpt2kit",
         "size": name,
         "precision": precision,
+        "kv_cache_dtype": engine.kv_cache_dtype,
         "threads": engine.threads,
         "load_s": round(load_s, 3),
         "prefill_tokens_per_s": round(report.prefill.median, 1),
@@ -155,8 +162,9 @@ def _print(name: str, precision: str, engine: NativeEngine, load_s: float, repor
     settings = report.settings
     weights_mb = sum(array.nbytes for array in engine.weights.values()) / 1e6
     threads = f"{engine.threads} thread{'s' if engine.threads > 1 else ''}"
+    cache = "" if engine.kv_cache_dtype == "float32" else f"keys and values in {engine.kv_cache_dtype}, "
     click.echo(
-        f"{name}: {weights_mb:,.1f} MB of weights in {precision}, {engine.isa}, {threads}, "
+        f"{name}: {weights_mb:,.1f} MB of weights in {precision}, {cache}{engine.isa}, {threads}, "
         f"medians of {settings.repeats} rounds\n"
     )
     titles = {

@@ -124,7 +124,16 @@ def _native_facts() -> dict[str, Any]:
         from gpt2kit import _native
     except ImportError as error:
         return {"available": False, "reason": str(error)}
-    return {"available": True, "isa": _native.isa(), "supported_isas": list(_native.supported_isas())}
+    from gpt2kit.engine.quant_cache import cache_folder, entries
+
+    folder = cache_folder()
+    return {
+        "available": True,
+        "isa": _native.isa(),
+        "supported_isas": list(_native.supported_isas()),
+        "cache_folder": None if folder is None else str(folder),
+        "cache_bytes": 0 if folder is None else sum(entries(folder).values()),
+    }
 
 
 def _cache_folder() -> Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from gpt2kit.cli.console import notice
+from gpt2kit.cli.options import kv_cache_option
 
 if TYPE_CHECKING:
     from gpt2kit.pipelines import Pipeline, TextGenerationPipeline
@@ -21,6 +22,7 @@ _OPTIONS = (
         "--dtype", default="auto", metavar="DTYPE", help="auto, float32, bfloat16 or float16 [auto]."
     ),
     click.option("--quant", type=click.Choice(["int8"]), help="Hold the weights in 8 bits."),
+    kv_cache_option,
     click.option("--engine", type=click.Choice(["auto", "native", "torch"]), default="auto", help="[auto]"),
     click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads of the native engine."),
     click.option("--revision", metavar="REV", help="Branch, tag or commit of a model on the hub."),
@@ -61,6 +63,7 @@ def load_pipeline(task: str, model: str | None, given: dict[str, Any], **options
         quant=given["quant"],
         engine=given["engine"],
         threads=given["threads"],
+        kv_cache_dtype=given["kv_cache_dtype"],
         revision=given["revision"],
         allow_pickle=given["allow_pickle"],
         **options,

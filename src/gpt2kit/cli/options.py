@@ -35,6 +35,15 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
+def kv_cache_option(command: Command) -> Command:
+    """Add --kv-cache-dtype."""
+    return click.option(
+        "--kv-cache-dtype",
+        type=click.Choice(["float32", "bfloat16", "int8"]),
+        help="What keys and values are kept in [float32].",
+    )(command)
+
+
 def file_option(command: Command) -> Command:
     """Add -f/--file."""
     return click.option(

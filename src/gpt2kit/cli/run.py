@@ -36,9 +36,19 @@ _GENERATION = (
     "penalty_alpha",
     "dola_layers",
     "prompt_lookup_num_tokens",
+    "max_matching_ngram_size",
+    "num_assistant_tokens",
+    "assistant_confidence_threshold",
+    "assistant_early_exit",
     "long_generation",
 )
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+# Options that mean nothing without one of others.
+_NEEDS = {
+    "max_matching_ngram_size": ("prompt_lookup_num_tokens",),
+    "num_assistant_tokens": ("assistant_model", "assistant_early_exit"),
+    "assistant_confidence_threshold": ("assistant_model", "assistant_early_exit"),
+}
 _EARLY_STOPPING = {"false": False, "true": True, "never": "never"}
 
 
@@ -85,7 +95,18 @@ _EARLY_STOPPING = {"false": False, "true": True, "never": "never"}
     "--prompt-lookup-num-tokens",
     type=int,
     metavar="N",
-    help="Guess N tokens ahead from the text itself: the same text, sooner.",
+    help="Guess up to N tokens ahead from the text itself: the same text, sooner.",
+)
+@click.option(
+    "--max-matching-ngram-size", type=int, metavar="N", help="Guess by the last N tokens or fewer [2]."
+)
+@click.option("--assistant-early-exit", type=int, metavar="N", help="Guess with the first N layers.")
+@click.option("--num-assistant-tokens", type=int, metavar="N", help="The assistant's longest guess [20].")
+@click.option(
+    "--assistant-confidence-threshold",
+    type=float,
+    metavar="P",
+    help="The assistant stops guessing at a token less probable than P [0.4].",
 )
 @click.option(
     "--long-generation",
@@ -192,6 +213,10 @@ def _generation_options(given: dict[str, Any]) -> dict[str, Any]:
         options["do_sample"] = True
     elif has_beams:
         options["do_sample"] = False
+    for name, owners in _NEEDS.items():
+        if name in options and not any(owner in options for owner in owners):
+            wanted = " or ".join(f"--{owner.replace('_', '-')}" for owner in owners)
+            raise click.UsageError(f"--{name.replace('_', '-')} needs {wanted}")
     if given["keep_stop"] and not given["stop"]:
         raise click.UsageError("--keep-stop needs --stop")
     if given["stop"]:
@@ -249,6 +274,7 @@ def _report(
     model: str | None, prompt: str, rows: list[Generated], pipe: TextGenerationPipeline, clock: _Clock
 ) -> dict[str, Any]:
     num_prompt, num_new = rows[0].num_prompt_tokens, sum(len(row.ids) for row in rows)
+    num_guessed, num_right = _num_guesses(rows)
     return {
         "model": model,
         "engine": engine_name(pipe),
@@ -269,6 +295,10 @@ def _report(
             "prompt_tokens": num_prompt,
             "completion_tokens": num_new,
             "total_tokens": num_prompt + num_new,
+            "completion_tokens_details": {
+                "accepted_prediction_tokens": num_right,
+                "rejected_prediction_tokens": num_guessed - num_right,
+            },
         },
         "timings": {name: round(value, 6) for name, value in clock.seconds().items()},
     }
@@ -291,8 +321,16 @@ def _print_timings(rows: list[Generated], pipe: TextGenerationPipeline, clock: _
         "eval duration": f"{seconds['generation_s']:.3f} s",
         "eval rate": _rate(num_later, seconds["generation_s"]),
     }
+    num_guessed, num_right = _num_guesses(rows)
+    if num_guessed:
+        lines["guessed ahead"] = f"{num_guessed} token(s), {num_right} of them right"
     for name, value in lines.items():
         click.echo(f"{name + ':':<22}{value}", err=True)
+
+
+def _num_guesses(rows: list[Generated]) -> tuple[int, int]:
+    """Return how many tokens were guessed ahead and how many of those were right."""
+    return sum(row.num_guessed for row in rows), sum(row.num_right for row in rows)
 
 
 def _rate(count: int, seconds: float) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from gpt2kit.checkpoint import Checkpoint, open_checkpoint
 from gpt2kit.checkpoint.dtypes import DTYPE_OPTIONS
 from gpt2kit.config import GenerationConfig, GPT2Config
-from gpt2kit.engine.native import NativeEngine, unsupported_reason
+from gpt2kit.engine.native import KvCacheDtype, NativeEngine, unsupported_reason
 from gpt2kit.engine.quantize import check_quant
 from gpt2kit.errors import EngineError, MissingDependencyError
 from gpt2kit.generation.protocol import Engine
@@ -25,7 +25,9 @@ def load_engine(
     threads: int | None = None,
     engine: Literal["auto", "native", "torch"] = "auto",
     *,
+    quant_cache: bool = True,
     compute: Literal["float32", "bfloat16"] | None = None,
+    kv_cache_dtype: KvCacheDtype | None = None,
     device: str | int | None = None,
     **checkpoint_options: Any,
 ) -> Engine:
@@ -39,8 +41,12 @@ def load_engine(
         bits, which takes a quarter of the memory and of the time of float32 for a token. Needs dtype "auto".
     threads: for the native engine, by default every processor that the process may use.
     engine: "native" (C++, CPU), "torch", or "auto": native unless the device or the model forbids it.
+    quant_cache: keep what quant makes of a large model for the next load, in a folder that the environment variable
+        GPT2KIT_CACHE names or, set to "off", denies; see docs/quantization.md.
     compute: for the native engine: "float32", its default, or "bfloat16", which rounds activations before each
         product with a matrix and needs dtype="bfloat16" or a file that is; see NativeEngine.
+    kv_cache_dtype: for the native engine: what keys and values are kept in, "float32", its default, "bfloat16" or
+        "int8".
     device: None or "cpu" for the CPU; anything else is a torch device and needs the torch engine.
     checkpoint_options: revision, subfolder, token, ... of open_checkpoint.
 
@@ -57,8 +63,10 @@ def load_engine(
             checkpoint,
             dtype=dtype,
             quant=quant,
+            quant_cache=quant_cache,
             threads=threads,
             compute=compute if compute is not None else "float32",
+            kv_cache_dtype=kv_cache_dtype if kv_cache_dtype is not None else "float32",
             generation_config=generation_config,
         )
     from gpt2kit.engine.torch import TorchEngine
@@ -74,6 +82,10 @@ def load_engine(
         )
     if compute is not None:
         raise EngineError("compute is for the native engine; the torch engine computes in dtype")
+    if kv_cache_dtype is not None:
+        raise EngineError(
+            "kv_cache_dtype is for the native engine; the torch engine keeps keys and values in dtype"
+        )
     return TorchEngine.from_checkpoint(
         checkpoint,
         dtype=dtype,

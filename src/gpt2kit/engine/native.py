@@ -8,28 +8,33 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from gpt2kit import _native
 from gpt2kit.checkpoint import BFloat16Array
+from gpt2kit.checkpoint.packed import PackedInt8
 from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.config.packed import packed_format
 from gpt2kit.engine.quantize import is_matrix, native_weights
 from gpt2kit.errors import EngineError, GenerationError
 from gpt2kit.generation import generate
-from gpt2kit.generation.protocol import Output, Sequence
-from gpt2kit.generation.sampling import no_choice_message
-from gpt2kit.quant.int8 import PackedInt8
+from gpt2kit.generation.protocol import Engine, NewTokens, Output, Sequence
+from gpt2kit.generation.strategies.options import Guesses
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from gpt2kit.checkpoint import Checkpoint
     from gpt2kit.generation.options import Options
 
-# One tensor of the weights. A matrix may be a PackedInt8; wte.weight and lm_head.weight then are (n_embd, vocabulary).
-WeightArray = npt.NDArray[np.float32] | npt.NDArray[np.float16] | BFloat16Array | PackedInt8
+# One tensor of the weights; a memoryview holds float32. A matrix may be a PackedInt8; wte.weight and lm_head.weight
+# then are (n_embd, vocabulary). In quotes, since a packed folder runs without numpy.
+WeightArray: TypeAlias = (
+    "npt.NDArray[np.float32] | npt.NDArray[np.float16] | memoryview | BFloat16Array | PackedInt8"
+)
+
+KvCacheDtype = Literal["float32", "bfloat16", "int8"]
 
 # Names of activation_function that have a native kernel.
 ACTIVATIONS = frozenset(
@@ -49,6 +54,10 @@ ACTIVATIONS = frozenset(
         "linear",
     ]
 )
+
+_NO_GUESSES = Guesses(0, 1, None, True, 0.0)
+# Longer matches than this tell no more.
+_MAX_NGRAM = 1 << 20
 
 
 def available_threads() -> int:
@@ -86,15 +95,16 @@ def shallower(config: GPT2Config, n_layer: int) -> GPT2Config:
     return found
 
 
-def _bits(name: str, array: WeightArray) -> dict[str, npt.NDArray[Any]]:
+def _bits(name: str, array: WeightArray) -> dict[str, npt.NDArray[Any] | memoryview]:
     """Give what the core reads: bfloat16 goes as uint16, which therefore may come from BFloat16Array only."""
     if isinstance(array, BFloat16Array):
         return {name: array.bits}
     if isinstance(array, PackedInt8):
         return {name: array.codes, f"{name}.scales": array.scales}
-    if isinstance(array, np.ndarray) and array.dtype not in (np.float32, np.float16):
+    dtype = getattr(array, "dtype", "float32")  # the core knows the formats of other buffers
+    if dtype not in ("float32", "float16"):
         raise TypeError(
-            f"tensor {name!r} must be a C-contiguous array of float32, float16 or bfloat16, not {array.dtype}; "
+            f"tensor {name!r} must be a C-contiguous array of float32, float16 or bfloat16, not {dtype}; "
             "wrap the bits of bfloat16 in a BFloat16Array"
         )
     return {name: array}
@@ -122,6 +132,7 @@ class NativeEngine:
         threads: int | None = None,
         isa: str | None = None,
         compute: Literal["float32", "bfloat16"] = "float32",
+        kv_cache_dtype: KvCacheDtype = "float32",
         generation_config: GenerationConfig | None = None,
     ) -> None:
         """Take weights under the checkpoint's names, without the prefix `transformer.`.
@@ -133,6 +144,9 @@ class NativeEngine:
         isa: "reference", "avx2" or "avx512" to force one; by default GPT2KIT_ISA, else the best there is.
         compute: "bfloat16" rounds activations before each product with a matrix. Prompts then take half the time on
             a processor with AVX512-BF16; all matrices but wpe must be bfloat16.
+        kv_cache_dtype: what keys and values are kept in. "bfloat16" takes half of the memory and "int8", with a scale
+            for each token and head, some 27 %; attention reads that much less. It computes in float32 over what the
+            cache holds, tokens of the same call included, so results depend on nothing else.
         generation_config: defaults for generate().
         Raises EngineError for a configuration that has no native implementation or an unusable argument.
         """
@@ -142,6 +156,7 @@ class NativeEngine:
         self._config = config
         self._weights = dict(weights)
         self._compute = compute
+        self._kv_cache_dtype: KvCacheDtype = kv_cache_dtype
         self.generation_config = generation_config
         try:
             self._model = _native.NativeModel(
@@ -161,6 +176,7 @@ class NativeEngine:
                 threads=threads if threads is not None else available_threads(),
                 isa=isa,
                 compute=compute,
+                kv_cache_dtype=kv_cache_dtype,
             )
         except (ValueError, TypeError, RuntimeError) as error:
             raise EngineError(str(error)) from error
@@ -172,9 +188,11 @@ class NativeEngine:
         *,
         dtype: str = "auto",
         quant: str | None = None,
+        quant_cache: bool = True,
         threads: int | None = None,
         isa: str | None = None,
         compute: Literal["float32", "bfloat16"] = "float32",
+        kv_cache_dtype: KvCacheDtype = "float32",
         generation_config: GenerationConfig | None = None,
     ) -> NativeEngine:
         """Use a checkpoint's weights.
@@ -183,7 +201,8 @@ class NativeEngine:
             those that are stored otherwise, once.
         quant: "int8" holds every matrix, the embeddings and the head among them, in 8 bits; it needs dtype "auto".
             A packed folder has its format already.
-        threads, isa, compute, generation_config: as for NativeEngine.
+        quant_cache: as for load_engine.
+        threads, isa, compute, kv_cache_dtype, generation_config: as for NativeEngine.
         """
         _refuse_unsupported(checkpoint.config)
         names = [
@@ -193,12 +212,14 @@ class NativeEngine:
         ]
         if checkpoint.config.tie_word_embeddings and "lm_head.weight" in names:
             names.remove("lm_head.weight")
+        num_threads = threads if threads is not None else available_threads()
         return cls(
             checkpoint.config,
-            native_weights(checkpoint, names, dtype, quant),
+            native_weights(checkpoint, names, dtype, quant, quant_cache=quant_cache, threads=num_threads),
             threads=threads,
             isa=isa,
             compute=compute,
+            kv_cache_dtype=kv_cache_dtype,
             generation_config=generation_config,
         )
 
@@ -218,6 +239,11 @@ class NativeEngine:
         return self._compute
 
     @property
+    def kv_cache_dtype(self) -> KvCacheDtype:
+        """What keys and values are kept in."""
+        return self._kv_cache_dtype
+
+    @property
     def quant(self) -> str | None:
         """The format of the matrices: "int8", "mixed" where only some are in it, or None."""
         matrices = [array for name, array in self._weights.items() if is_matrix(name)]
@@ -232,8 +258,12 @@ class NativeEngine:
     @property
     def weights(self) -> dict[str, npt.NDArray[Any]]:
         """The arrays that are read, by name; those in bfloat16 as their bits, those in int8 with their scales."""
+        import numpy as np
+
         return {
-            key: part for name, array in self._weights.items() for key, part in _bits(name, array).items()
+            key: np.asarray(part)
+            for name, array in self._weights.items()
+            for key, part in _bits(name, array).items()
         }
 
     def new_sequence(self) -> _native.KvSequence:
@@ -244,8 +274,11 @@ class NativeEngine:
         """Return a sequence that starts with copies of the keys and values of S tokens.
 
         Both (n_layer, n_head, S, n_embd / n_head), as a sequence's keys_values() gives them and as torch's caches
-        hold them for one text. Raises EngineError for another shape.
+        hold them for one text; rounded to kv_cache_dtype, which changes nothing in what keys_values() gave.
+        Raises EngineError for another shape.
         """
+        import numpy as np
+
         try:
             return self._model.new_sequence_from(
                 np.ascontiguousarray(keys, np.float32), np.ascontiguousarray(values, np.float32)
@@ -269,6 +302,8 @@ class NativeEngine:
         Raises EngineError for ids out of range, too many tokens, a head_mask of another shape, or a sequence
         that is freed, foreign or used twice; then no sequence has changed.
         """
+        import numpy as np
+
         lengths = [len(ids) for _, ids in work]
         try:
             mask = None if head_mask is None else np.ascontiguousarray(head_mask, np.float32)
@@ -311,7 +346,14 @@ class NativeEngine:
     def first_layers(self, n_layer: int) -> NativeEngine:
         """Return an engine of the first n_layer blocks, the last norm and the head, over the same weights."""
         config = shallower(self._config, n_layer)
-        return NativeEngine(config, self._weights, threads=self.threads, isa=self.isa, compute=self._compute)
+        return NativeEngine(
+            config,
+            self._weights,
+            threads=self.threads,
+            isa=self.isa,
+            compute=self._compute,
+            kv_cache_dtype=self._kv_cache_dtype,
+        )
 
     def generate(
         self,
@@ -338,8 +380,13 @@ class NativeEngine:
         *,
         on_token: Callable[[int, int, int], bool] | None,
         max_rows: int,
-    ) -> list[list[int]]:
+        guesses: Guesses | None = None,
+    ) -> list[NewTokens]:
         """Run the whole loop in C++; see `gpt2kit.generation.protocol.NativeLoop`."""
+        if guesses is None:
+            guesses = _NO_GUESSES
+        assistant = guesses.assistant
+        assert assistant is None or isinstance(assistant, NativeEngine)
         result = self._model.generate(
             prompts=prompts,
             max_new_tokens=list(options.max_new_tokens),
@@ -358,10 +405,21 @@ class NativeEngine:
             repetition_penalty=options.repetition_penalty,
             no_repeat_ngram_size=options.no_repeat_ngram_size,
             bad_words_ids=[list(word) for word in options.bad_words_ids],
+            num_assistant_tokens=min(guesses.num_tokens, self._config.n_positions),
+            max_matching_ngram_size=min(guesses.max_matching_ngram_size, _MAX_NGRAM),
+            assistant=None if assistant is None else assistant._model,
+            is_constant_schedule=guesses.is_constant_schedule,
+            assistant_confidence_threshold=guesses.assistant_confidence_threshold,
+            clock=guesses.clock,
             max_rows=max_rows,
             on_token=on_token,
         )
         if isinstance(result, float):
+            from gpt2kit.generation.sampling import no_choice_message
+
             raise GenerationError(no_choice_message(result))
-        rows: list[list[int]] = result
-        return rows
+        return [NewTokens(*row) for row in result]
+
+    def can_guess_with(self, assistant: Engine) -> bool:
+        """Whether generate_native can guess ahead with another engine, of the same vocabulary."""
+        return isinstance(assistant, NativeEngine)

@@ -5,22 +5,16 @@ docs/formats.md specifies the format; engine/quantize.py reads it.
 
 from __future__ import annotations
 
-import copy
 import os
-import shutil
 from pathlib import Path
 from typing import Any
-
-from numpy.typing import NDArray
 
 from gpt2kit.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from gpt2kit.checkpoint.names import LM_HEAD, head_shapes, trunk_shapes
 from gpt2kit.config import GenerationConfig
-from gpt2kit.config.packed import packed_settings
-from gpt2kit.engine.native import unsupported_reason
-from gpt2kit.engine.quantize import METADATA_FORMAT, quantized_weights
+from gpt2kit.engine.native import available_threads, unsupported_reason
+from gpt2kit.engine.quantize import quantized_weights, write_packed
 from gpt2kit.errors import EngineError
-from gpt2kit.quant.int8 import PackedInt8
 
 FORMATS = ("int8", "bf16")
 # What describes the tokenizer is copied as it is.
@@ -48,7 +42,7 @@ def quantize_folder(
     if format not in FORMATS:
         raise EngineError(f"format is {format!r}; it must be one of {', '.join(map(repr, FORMATS))}")
     checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(model, **checkpoint_options)
-    config, folder = copy.deepcopy(checkpoint.config), Path(output)
+    config, folder = checkpoint.config, Path(output)
     if hasattr(config, "quantization_config"):
         raise EngineError(f"{checkpoint.folder} is quantised already; give the folder that it was made of")
     if folder.exists() and checkpoint.folder.exists() and folder.samefile(checkpoint.folder):
@@ -65,30 +59,12 @@ def quantize_folder(
         reason = unsupported_reason(config)
         if reason is not None:
             raise EngineError(f"the native engine cannot run this model: {reason}")
-        config.quantization_config = packed_settings(format)
-        parts, dtypes = _parts(checkpoint, names)
-        written = save_checkpoint(
-            folder,
-            parts,
-            config,
-            dtypes=dtypes,
-            metadata={"format": METADATA_FORMAT},
-            generation_config=generation_config,
-        )
+        weights = quantized_weights(checkpoint, names, available_threads())
+        written = write_packed(folder, checkpoint, weights, format, generation_config)
+    import shutil
+
     for name in _TOKENIZER_FILES:
         if (checkpoint.folder / name).is_file():
             shutil.copyfile(checkpoint.folder / name, folder / name)
             written.append(name)
     return written
-
-
-def _parts(checkpoint: Checkpoint, names: list[str]) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Give the tensors of the file and the formats of those that are stored as they were."""
-    parts: dict[str, NDArray[Any]] = {}
-    dtypes: dict[str, str] = {}
-    for name, array in quantized_weights(checkpoint, names).items():
-        if isinstance(array, PackedInt8):
-            parts[name], parts[f"{name}.scales"] = array.codes, array.scales
-        else:
-            parts[name], dtypes[name] = checkpoint.tensor(name), checkpoint.info(name).dtype
-    return parts, dtypes

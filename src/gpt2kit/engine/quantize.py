@@ -1,25 +1,28 @@
-"""Which weights of a model the native engine holds in 8 bits: made so at load, or read from a packed folder."""
+"""Which weights of a model the native engine holds in few bits: made so at load, or read from a packed folder.
+
+packed.py makes such folders on request; quant_cache.py keeps those that loading made.
+"""
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from gpt2kit.checkpoint import BFloat16Array
+from gpt2kit import _native
+from gpt2kit.checkpoint import open_checkpoint
 from gpt2kit.checkpoint.names import LM_HEAD, WTE, head_shapes, is_conv1d, trunk_shapes
-from gpt2kit.config.packed import packed_format
+from gpt2kit.checkpoint.packed import PackedInt8, packed_shapes
+from gpt2kit.config.packed import packed_format, packed_settings
+from gpt2kit.engine.quant_cache import through_cache
 from gpt2kit.errors import CheckpointError, ConfigError, EngineError
-from gpt2kit.quant.int8 import PackedInt8, packed_int8, packed_shapes
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from gpt2kit.checkpoint import Checkpoint
+    from gpt2kit.config import GenerationConfig, GPT2Config
 
 QUANTS = ("int8",)
 METADATA_FORMAT = "gpt2kit-int8"  # of packed files; other tools know "pt" and refuse this one
-_INFINITE = np.uint16(0x7F80)  # the bits of bfloat16; those of negative numbers are larger
 
 
 def check_quant(quant: str | None) -> None:
@@ -34,9 +37,18 @@ def is_matrix(name: str) -> bool:
 
 
 def native_weights(
-    checkpoint: Checkpoint, names: list[str], dtype: str = "auto", quant: str | None = None
+    checkpoint: Checkpoint,
+    names: list[str],
+    dtype: str = "auto",
+    quant: str | None = None,
+    *,
+    quant_cache: bool = True,
+    threads: int = 1,
 ) -> dict[str, Any]:
-    """Give weights for the native engine; dtype and quant as for load_engine. Raises EngineError."""
+    """Give weights for the native engine; dtype, quant and quant_cache as for load_engine. Raises EngineError.
+
+    threads: how many convert or quantise.
+    """
     check_quant(quant)
     packed = packed_format(checkpoint.config)
     if dtype != "auto" and (quant or packed):
@@ -44,20 +56,39 @@ def native_weights(
     if packed is not None:
         return packed_weights(checkpoint, names)
     if quant is not None:
-        return quantized_weights(checkpoint, names)
+        return _quantized_at_load(checkpoint, names, quant, quant_cache, threads)
+    if dtype == "auto":
+        checkpoint.prefault()
     return {name: checkpoint.weights(name, dtype) for name in names}
 
 
-def quantized_weights(checkpoint: Checkpoint, names: list[str]) -> dict[str, Any]:
+def _quantized_at_load(
+    checkpoint: Checkpoint, names: list[str], quant: str, quant_cache: bool, threads: int
+) -> dict[str, Any]:
+    def quantize() -> dict[str, Any]:
+        return quantized_weights(checkpoint, names, threads)
+
+    def read(folder: Path) -> dict[str, Any]:
+        return packed_weights(open_checkpoint(folder, config=_packed_config(checkpoint, quant)), names)
+
+    def write(folder: Path, weights: dict[str, Any]) -> object:
+        return write_packed(folder, checkpoint, weights, quant)
+
+    return through_cache(checkpoint, names, quant, quantize, read, write) if quant_cache else quantize()
+
+
+def quantized_weights(checkpoint: Checkpoint, names: list[str], threads: int) -> dict[str, Any]:
     """Give the weights for the native engine, each matrix as PackedInt8. Raises EngineError."""
-    weights: dict[str, NDArray[Any] | BFloat16Array | PackedInt8] = {}
+    from gpt2kit.quant.int8 import packed_int8
+
+    weights: dict[str, Any] = {}
     for name in names:
         if not is_matrix(name):
             weights[name] = checkpoint.weights(name)
             continue
-        values = checkpoint.float32(name)
+        values = checkpoint.tensor(name)
         try:
-            weights[name] = packed_int8(values.T if name in (WTE, LM_HEAD) else values)
+            weights[name] = packed_int8(values.T if name in (WTE, LM_HEAD) else values, threads)
         except ConfigError as error:
             raise EngineError(f"{name}: {error}; use quant=None") from None
         checkpoint.release(name)
@@ -72,7 +103,8 @@ def packed_weights(checkpoint: Checkpoint, names: list[str]) -> dict[str, Any]:
             "quantise the original again"
         )
     shapes = {**trunk_shapes(checkpoint.config), **head_shapes(checkpoint.config)}
-    weights: dict[str, NDArray[Any] | BFloat16Array | PackedInt8] = {}
+    checkpoint.prefault()
+    weights: dict[str, Any] = {}
     for name in names:
         if is_matrix(name):
             rows, columns = shapes[name]
@@ -83,10 +115,46 @@ def packed_weights(checkpoint: Checkpoint, names: list[str]) -> dict[str, Any]:
     return weights
 
 
+def write_packed(
+    folder: Path,
+    checkpoint: Checkpoint,
+    weights: dict[str, Any],
+    format: str,
+    generation_config: GenerationConfig | None = None,
+) -> list[str]:
+    """Write what quantized_weights gave for a checkpoint as a packed folder; give the files' names.
+
+    Raises as save_checkpoint does.
+    """
+    from gpt2kit.checkpoint import save_checkpoint
+
+    parts: dict[str, Any] = {}
+    dtypes: dict[str, str] = {}
+    for name, array in weights.items():
+        if isinstance(array, PackedInt8):
+            parts[name], parts[f"{name}.scales"] = array.codes, array.scales
+        else:
+            parts[name], dtypes[name] = checkpoint.tensor(name), checkpoint.info(name).dtype
+    return save_checkpoint(
+        folder,
+        parts,
+        _packed_config(checkpoint, format),
+        dtypes=dtypes,
+        metadata={"format": METADATA_FORMAT},
+        generation_config=generation_config,
+    )
+
+
+def _packed_config(checkpoint: Checkpoint, format: str) -> GPT2Config:
+    config = copy.deepcopy(checkpoint.config)
+    config.quantization_config = packed_settings(format)
+    return config
+
+
 def _read_packed(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> PackedInt8:
-    arrays = []
-    parts = zip((name, f"{name}.scales"), ("U8", "BF16"), packed_shapes(shape), strict=True)
-    for part, dtype, expected in parts:
+    parts = []
+    expectations = zip((name, f"{name}.scales"), ("U8", "BF16"), packed_shapes(shape), strict=True)
+    for part, dtype, expected in expectations:
         if part not in checkpoint:
             raise CheckpointError(f"{checkpoint.folder}: tensor {part!r} is missing")
         info = checkpoint.info(part)
@@ -95,9 +163,9 @@ def _read_packed(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> P
                 f"{checkpoint.folder}: tensor {part!r} is {info.dtype} {info.shape}; the format needs "
                 f"{dtype} {expected}"
             )
-        arrays.append(checkpoint.tensor(part))
-    codes, scales = arrays
-    if scales.size and scales.max() >= _INFINITE:
+        parts.append(checkpoint.buffer(part))
+    codes, scales = parts
+    if not _native.are_scales(scales):
         raise CheckpointError(
             f"{checkpoint.folder}: tensor '{name}.scales' has scales that are negative or not finite"
         )

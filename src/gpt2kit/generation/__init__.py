@@ -4,13 +4,18 @@ Read options.py (what the configuration comes to), loop.py and row_loop.py (the 
 random.py (how a token is chosen), text.py (stop strings); then beams/ and strategies/ (other ways of choosing).
 """
 
+from typing import TYPE_CHECKING, Any
+
 from gpt2kit.generation.loop import generate, is_standard
 from gpt2kit.generation.options import Options
-from gpt2kit.generation.processors.chain import Custom, LogitsProcessor
+from gpt2kit.generation.processors.custom import Custom
 from gpt2kit.generation.protocol import Engine, NativeLoop, Output, Sequence
 from gpt2kit.generation.random import coin
 from gpt2kit.generation.rows import Generated
-from gpt2kit.generation.sampling import sample
+
+if TYPE_CHECKING:
+    from gpt2kit.generation.processors.scores import LogitsProcessor
+    from gpt2kit.generation.sampling import sample
 
 __all__ = [
     "Custom",
@@ -26,3 +31,16 @@ __all__ = [
     "is_standard",
     "sample",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # What needs numpy, which a native generation does without.
+    if name == "sample":
+        from gpt2kit.generation.sampling import sample
+
+        return sample
+    if name == "LogitsProcessor":
+        from gpt2kit.generation.processors.scores import LogitsProcessor
+
+        return LogitsProcessor
+    raise AttributeError(f"module 'gpt2kit.generation' has no attribute {name!r}")

@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from gpt2kit.generation.protocol import Engine
 from gpt2kit.generation.window import window_start
 
 # Added to the score of the token that was there, so that "http" does not become "https" without need. As in
 # Transformers.
-STAY_BIAS = np.float32(1.0)
+STAY_BIAS = 1.0
 
 
 def heal_prompts(engine: Engine, tokenizer: Any, prompts: Sequence[list[int]]) -> list[list[int]]:
@@ -42,7 +40,7 @@ def heal_prompts(engine: Engine, tokenizer: Any, prompts: Sequence[list[int]]) -
         options = extensions[prompt[-1]]
         scores = output.logits[options]
         scores[options.index(prompt[-1])] += STAY_BIAS
-        prompt[-1] = options[int(np.argmax(scores))]
+        prompt[-1] = options[int(scores.argmax())]
     return healed
 
 

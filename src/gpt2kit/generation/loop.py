@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from gpt2kit.config import GenerationConfig
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation.batch import BatchCriterion, BatchProcessor
 from gpt2kit.generation.healing import heal_prompts
-from gpt2kit.generation.lock_step import LockStepLoop
 from gpt2kit.generation.options import Options, merge, resolve
-from gpt2kit.generation.processors.chain import AllowedTokens, Custom, LogitsProcessor
-from gpt2kit.generation.processors.guidance import Guidance
+from gpt2kit.generation.processors.custom import AllowedTokens, Custom
 from gpt2kit.generation.prompts import checked_prompts, negative_prompts_of
 from gpt2kit.generation.protocol import Engine, NativeLoop
 from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.random import seeds_for
-from gpt2kit.generation.row_loop import RowLoop, StoppingCriterion
 from gpt2kit.generation.rows import Generated, OnText, OnToken, RowWatch, Wanted
 from gpt2kit.generation.text import RowText
+
+# Loops and processors are imported where one is chosen: the native loop needs none of them, nor numpy.
+if TYPE_CHECKING:
+    from gpt2kit.generation.processors.guidance import Guidance
+    from gpt2kit.generation.processors.scores import LogitsProcessor
+    from gpt2kit.generation.row_loop import RowLoop, StoppingCriterion
 
 DEFAULT_NEW_TOKENS = 20
 DEFAULT_MAX_ROWS = 64
@@ -179,18 +183,15 @@ def generate_merged(
         return watches[prompt_index * options.num_return_sequences + row].observe(token_id)
 
     has_callback = on_token is not None or on_text is not None
-    guidance = Guidance(engine, options.guidance_scale, negative_prompts) if negative_prompts else None
+    guidance = _guidance(engine, options, negative_prompts)
     custom = Custom(tuple(logits_processor), prefix_allowed_tokens_fn, guidance)
-    loop_type = None
+    loop_type = guesses = None
     if options.strategy is not None or assistant is not None:
-        # Imported here, like beams below: plain generation need not wait for them.
-        from gpt2kit.generation.strategies.choose import choose_loop
+        from gpt2kit.generation.strategies.choose import choose_drafter, choose_loop, native_guesses
 
-        loop_type = choose_loop(engine, options, assistant, tokenizer, assistant_tokenizer)
-    is_batchwise = any(
-        isinstance(item, (BatchProcessor, BatchCriterion)) for item in (*logits_processor, *stopping_criteria)
-    )
-    plain_loop = LockStepLoop if is_batchwise else RowLoop
+        drafter = choose_drafter(engine, options, assistant, tokenizer, assistant_tokenizer)
+        loop_type = choose_loop(options, drafter)
+        guesses = native_guesses(engine, options, drafter)
     try:
         if options.num_beams > 1:
             from gpt2kit.generation.beams.search import beam_search
@@ -212,14 +213,21 @@ def generate_merged(
             )
         is_watched = has_callback or bool(options.stop_strings) or deadline is not None
         observer = observe if is_watched else None
-        is_plain = loop_type is None and not wanted and starts is None
-        if is_plain and is_standard(engine, options, custom, stopping_criteria):
+        is_known = (loop_type is None or guesses is not None) and not wanted and starts is None
+        if is_known and is_standard(engine, options, custom, stopping_criteria):
             assert isinstance(engine, NativeLoop)
-            rows = engine.generate_native(token_prompts, options, seeds, on_token=observer, max_rows=max_rows)
+            rows = engine.generate_native(
+                token_prompts, options, seeds, on_token=observer, max_rows=max_rows, guesses=guesses
+            )
             return [
-                watch.finish(ids, was_observed=is_watched) for watch, ids in zip(watches, rows, strict=True)
+                replace(
+                    watch.finish(row.ids, was_observed=is_watched),
+                    num_guessed=row.num_guessed,
+                    num_right=row.num_right,
+                )
+                for watch, row in zip(watches, rows, strict=True)
             ]
-        loop = (loop_type or plain_loop)(
+        loop = (loop_type or _plain_loop(logits_processor, stopping_criteria))(
             engine, token_prompts, options, seeds, custom, stopping_criteria, observer, wanted, starts
         )
         finished = loop.run(max_rows)
@@ -230,6 +238,7 @@ def generate_merged(
     for watch, row in zip(watches, finished, strict=True):
         result = watch.finish(row.new_ids, was_observed=is_watched)
         result.steps = row.steps if wanted else None
+        result.num_guessed, result.num_right = row.num_guessed, row.num_right
         result.sequence = row.sequence if wanted.sequence else None
         generated.append(result)
     return generated
@@ -242,6 +251,27 @@ def is_standard(
     return (
         isinstance(engine, NativeLoop) and options.is_native and custom == Custom() and not stopping_criteria
     )
+
+
+def _guidance(engine: Engine, options: Options, negative_prompts: list[list[int]]) -> Guidance | None:
+    if not negative_prompts:
+        return None
+    from gpt2kit.generation.processors.guidance import Guidance
+
+    return Guidance(engine, options.guidance_scale, negative_prompts)
+
+
+def _plain_loop(
+    logits_processor: Sequence[LogitsProcessor], stopping_criteria: Sequence[StoppingCriterion]
+) -> type[RowLoop]:
+    """Return the loop of one token a row: in step, where something looks at the whole batch."""
+    from gpt2kit.generation.lock_step import LockStepLoop
+    from gpt2kit.generation.row_loop import RowLoop
+
+    is_batchwise = any(
+        isinstance(item, (BatchProcessor, BatchCriterion)) for item in (*logits_processor, *stopping_criteria)
+    )
+    return LockStepLoop if is_batchwise else RowLoop
 
 
 def _row_text(

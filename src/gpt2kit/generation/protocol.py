@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 from gpt2kit.config import GPT2Config
 
 if TYPE_CHECKING:
-    from gpt2kit.generation.options import Options
+    import numpy as np
+    import numpy.typing as npt
 
-Array = npt.NDArray[np.float32]
+    from gpt2kit.generation.options import Options
+    from gpt2kit.generation.strategies.options import Guesses
+
+# In quotes, since a native generation needs no numpy.
+Array: TypeAlias = "npt.NDArray[np.float32]"
 Logits = Literal["last", "all"]
 
 
@@ -87,9 +89,21 @@ class Engine(Protocol):
         """Return an engine of the first n_layer blocks, the last norm and the head, over the same weights."""
 
 
+@dataclass(frozen=True)
+class NewTokens:
+    """What a row has grown by, how many tokens were guessed for it, and how many of those were right."""
+
+    ids: list[int]
+    num_guessed: int = 0
+    num_right: int = 0
+
+
 @runtime_checkable
 class NativeLoop(Protocol):
     """An engine that can also run the whole loop itself when only standard options are used."""
+
+    def can_guess_with(self, assistant: Engine) -> bool:
+        """Whether the loop can guess ahead with another engine, of the same vocabulary."""
 
     def generate_native(
         self,
@@ -99,12 +113,13 @@ class NativeLoop(Protocol):
         *,
         on_token: Callable[[int, int, int], bool] | None,
         max_rows: int,
-    ) -> list[list[int]]:
-        """Return the new ids of every row, prompt by prompt, options.num_return_sequences rows each.
+        guesses: Guesses | None = None,
+    ) -> list[NewTokens]:
+        """Return what every row has grown by, prompt by prompt, options.num_return_sequences rows each.
 
         prompts: checked ids, none empty. seeds: one a prompt. A row ends with an id of options.eos_token_ids
         (included), after options.max_new_tokens[prompt] ids, or when on_token(prompt_index, row, token_id),
         called once for each new id as it is chosen, returns True. What on_token raises ends the call and is
         raised from it. stop_strings and max_time are not the engine's affair: on_token does them. At most
-        max_rows rows run at once.
+        max_rows rows run at once. guesses change no id: they are made when they pay.
         """

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from gpt2kit.generation.options import Options
-from gpt2kit.generation.processors.chain import Custom, LogitsProcessor, Scores, build_processors, process
+from gpt2kit.generation.processors.chain import LogitsProcessor, Scores, build_processors, process
+from gpt2kit.generation.processors.custom import Custom
 from gpt2kit.generation.protocol import Engine, Output
 from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.random import coin
@@ -34,6 +35,7 @@ class Row:
         self.start = 0  # index of the first id that the sequence holds
         self.chain: list[LogitsProcessor] = []
         self.steps = Steps()
+        self.num_guessed = self.num_right = 0  # by speculation
 
     @property
     def new_ids(self) -> list[int]:

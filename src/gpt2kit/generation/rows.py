@@ -94,6 +94,8 @@ class Generated:
     sequence: the engine's sequence, with everything cached but the last id, when it was wanted; the caller
         frees it.
     prompt_ids: the prompt as token_healing left it, when it was asked for; its new text is in `text` too.
+    num_guessed, num_right: how many tokens speculative decoding guessed, and how many of those are in ids; each
+        of them saved a forward pass.
     score, beam_indices: of a strategy with beams, the row's final score, and for each new id the beam (0 to
         num_beams - 1, of this prompt) that it was appended to; None when a callback ended the row early.
     """
@@ -111,6 +113,8 @@ class Generated:
     prompt_ids: list[int] | None = None
     score: float | None = None
     beam_indices: list[int] | None = None
+    num_guessed: int = 0
+    num_right: int = 0
 
 
 class RowWatch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from gpt2kit.errors import HubError
 
 def push_saved(save: Callable[[Path], Iterable[str | os.PathLike[str]]], repo_id: str, **options: Any) -> Any:
     """Publish what `save` writes into an empty folder and lists; options as for push_files."""
+    import tempfile
+
     with tempfile.TemporaryDirectory() as folder:
         files = list(save(Path(folder)))
         return push_files(folder, files, repo_id, **options)

@@ -65,6 +65,7 @@ def pipeline(
     quant: str | None = None,
     threads: int | None = None,
     engine: str = "auto",
+    kv_cache_dtype: str | None = None,
     **options: Any,
 ) -> Any:
     """Load a model and its tokenizer for a task and return the pipeline.
@@ -75,7 +76,7 @@ def pipeline(
     revision to allow_pickle: as for from_pretrained; token too. torch_dtype: Transformers 4's name of dtype.
     device, device_map: None or -1 for the CPU, which needs no torch; a number for an accelerator, with a
         fall-back to the CPU. A dict, and "auto" where there is an accelerator, are as for from_pretrained.
-    dtype, quant, threads, engine: as for load_engine.
+    dtype, quant, threads, engine, kv_cache_dtype: as for load_engine.
     model_kwargs: more options of from_pretrained; those that only torch has choose the torch engine.
     pipeline_class: a subclass of the task's pipeline to make instead.
     use_fast, trust_remote_code: accepted and without effect: there is one tokenizer, and code that comes with
@@ -112,7 +113,13 @@ def pipeline(
         torch_options["device_map"], where = device_map, None
     place = choose_device(where)
     files = {"revision": revision, "token": token, **given, "allow_pickle": allow_pickle}
-    run = {"dtype": dtype, "quant": quant, "threads": threads, "engine": engine}
+    run = {
+        "dtype": dtype,
+        "quant": quant,
+        "threads": threads,
+        "engine": engine,
+        "kv_cache_dtype": kv_cache_dtype,
+    }
     if model is not None and not isinstance(model, (str, os.PathLike, Checkpoint)):
         _refuse_loading_options(model, {**files, **run, **torch_options, "config": config})
         kind = kind or _class_of(_TASK_OF.get(type(model).__name__, "text-generation"))
@@ -189,7 +196,7 @@ def _load(
 ) -> Any:
     """Return what runs the model: an engine, an engine with a head, or a torch model with its head.
 
-    how: dtype, quant, threads and engine. torch_options: those of from_pretrained that need torch.
+    how: dtype, quant, threads, engine and kv_cache_dtype. torch_options: those of from_pretrained that need torch.
     """
     if not torch_options and kind.task == "text-generation":
         return load_engine(checkpoint, device=place, **how)
@@ -201,7 +208,7 @@ def _load(
 
         head = None if kind.head is None else load_head(checkpoint, kind.head, kind.task)
         return EngineWithHead(load_engine(checkpoint, **how), head)
-    for name in ("quant", "threads"):
+    for name in ("quant", "threads", "kv_cache_dtype"):
         if how[name] is not None:
             raise PipelineError(
                 f"{name}={how[name]!r} is for the native engine, and torch runs this; leave it out"

@@ -6,8 +6,9 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpt2kit.checkpoint import Checkpoint
-from gpt2kit.engine import load_engine
+from gpt2kit.checkpoint import Checkpoint, open_checkpoint
+from gpt2kit.engine import NativeEngine, load_engine
+from gpt2kit.engine.load import choose_engine
 from gpt2kit.errors import PipelineError
 from gpt2kit.generation import Engine
 from gpt2kit.pipelines.device import choose_device
@@ -24,7 +25,7 @@ def as_engine(model: Any) -> Engine:
     if hasattr(model, "state_dict"):
         from gpt2kit.engine.torch import TorchEngine
         from gpt2kit.model import GPT2DoubleHeadsModel, GPT2LMHeadModel
-        from gpt2kit.torch_generation.engines import choose_engine
+        from gpt2kit.torch_generation.engines import choose_engine as engine_of
 
         if not isinstance(model, (GPT2LMHeadModel, GPT2DoubleHeadsModel)):
             kind = type(model)
@@ -32,7 +33,7 @@ def as_engine(model: Any) -> Engine:
                 f"the model is a {kind.__module__} {kind.__name__}, which does not generate here; use gpt2kit's "
                 "GPT2LMHeadModel, or pass the model's folder"
             )
-        return choose_engine(model) or TorchEngine(model)
+        return engine_of(model) or TorchEngine(model)
     if not hasattr(model, "new_sequence"):
         raise PipelineError(
             f"model must be a folder, a hub name, a Checkpoint, an engine or a torch model, got {model!r:.80}"
@@ -82,11 +83,12 @@ def as_network(model: Any, head: str | None, task: str, device: Any = None) -> N
     )
 
 
-def with_assistant(options: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
+def with_assistant(options: Mapping[str, Any], tokenizer: Any, engine: Any) -> dict[str, Any]:
     """Return options of a call with its assistant_model as an engine, and its tokenizer if it has another.
 
     assistant_model: a folder, a hub name, a Checkpoint, an engine or a torch model. The tokenizer comes with
-    one that is named; it is left out when it has the vocabulary of `tokenizer`, the model's own.
+    one that is named; it is left out when it has the vocabulary of `tokenizer`, the model's own. What is loaded
+    computes with as many threads as `engine`, the model's.
     """
     result = dict(options)
     model, own = result.get("assistant_model"), result.get("assistant_tokenizer")
@@ -95,10 +97,10 @@ def with_assistant(options: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]
         from gpt2kit.hub import resolve_folder
 
         folder = resolve_folder(model)
-        model, source = load_engine(folder), folder if own is None else own
+        model, source = _load_assistant(open_checkpoint(folder), engine), folder if own is None else own
     elif isinstance(model, Checkpoint):
         source = model.folder if own is None else own
-        model = load_engine(model)
+        model = _load_assistant(model, engine)
     elif model is not None:
         model = as_engine(model)
     if isinstance(source, (str, os.PathLike)):
@@ -110,3 +112,8 @@ def with_assistant(options: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]
     if model is not None:
         result |= {"assistant_model": model, "assistant_tokenizer": source}
     return result
+
+
+def _load_assistant(checkpoint: Checkpoint, engine: Any) -> Engine:
+    is_native = isinstance(engine, NativeEngine) and choose_engine(checkpoint.config) == "native"
+    return load_engine(checkpoint, threads=engine.threads if is_native else None)

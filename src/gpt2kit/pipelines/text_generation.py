@@ -7,8 +7,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from gpt2kit.checkpoint import Checkpoint
 from gpt2kit.config import GenerationConfig
 from gpt2kit.errors import GenerationError
@@ -60,7 +58,7 @@ class TextGenerationPipeline(Pipeline):
         super().__init__(getattr(model, "model", model), tokenizer, checkpoint)
         own = getattr(model, "generation_config", None)
         self.model_config = model_config if model_config is not None else own
-        self._defaults = CallOptions().updated(with_assistant(options, tokenizer))
+        self._defaults = CallOptions().updated(with_assistant(options, tokenizer, model))
 
     @property
     def engine(self) -> Engine:
@@ -109,7 +107,7 @@ class TextGenerationPipeline(Pipeline):
         return self._stream(checked_prompts(prompts), self._call_options(options))
 
     def _call_options(self, options: Mapping[str, Any]) -> CallOptions:
-        return self._defaults.updated(with_assistant(options, self.tokenizer))
+        return self._defaults.updated(with_assistant(options, self.tokenizer, self._runner))
 
     def _records(self, prompts: list[Prompt], call: CallOptions) -> list[list[Record]]:
         token_prompts = self._encode(prompts, call)
@@ -162,6 +160,8 @@ class TextGenerationPipeline(Pipeline):
         merged = self._merged(call)
         on_token = call.on_token
         if call.streamer is not None:
+            import numpy as np
+
             self._require_one_row(len(prompts), call, "a streamer")
             call.streamer.put(np.array(token_prompts[0], dtype=np.int64))
 

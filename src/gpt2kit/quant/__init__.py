@@ -5,6 +5,7 @@ stored.py names their parts in files. int8.py is the native engine's. No torch h
 on this.
 """
 
+from gpt2kit.checkpoint.packed import PackedInt8
 from gpt2kit.quant.codes import CODES, dynamic_map
 from gpt2kit.quant.eight_bit import Quantized8bit, dequantize_8bit, quantize_8bit
 from gpt2kit.quant.four_bit import (
@@ -17,7 +18,6 @@ from gpt2kit.quant.four_bit import (
 )
 from gpt2kit.quant.int8 import (
     Int8Matrix,
-    PackedInt8,
     dequantize_int8,
     pack_int8,
     packed_int8,

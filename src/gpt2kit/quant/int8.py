@@ -5,6 +5,8 @@ the embeddings, (vocabulary, channels), are quantised transposed, as the head mu
 
 In memory and in files codes lie packed: cut into panels of 16 outputs and groups of 64 inputs, and there into
 lines of 16 outputs by 4 inputs. So a product reads them in order, with registers of any width.
+
+quantize_int8 and pack_int8 define the format; packed_int8 is both in one, in C++, and what loading uses.
 """
 
 from __future__ import annotations
@@ -15,15 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2kit import _native
+from gpt2kit.checkpoint.packed import GROUP, LINE_INPUTS, LINES, PANEL, PackedInt8, packed_shapes
 from gpt2kit.errors import ConfigError
 
-GROUP = 64  # inputs that share a scale
-PANEL = 16  # outputs of a line
-LINE_INPUTS = 4
-_LINES = GROUP // LINE_INPUTS
 _OFFSET = 128  # packed codes are unsigned
 _LIMIT = np.float32(2.0**126)  # of magnitudes, so that no scale, rounded up, makes an infinite weight
-_COLUMNS = 512  # outputs that are packed at a time
+_REFUSAL = "the matrix has weights that are not finite, or too large for int8"
 
 
 @dataclass(frozen=True)
@@ -32,30 +32,6 @@ class Int8Matrix:
 
     codes: NDArray[np.int8]
     scales: NDArray[np.uint16]
-
-
-@dataclass(frozen=True)
-class PackedInt8:
-    """The same in the order of memory; shape is (in, out).
-
-    codes: uint8 (panels, groups, 16 lines, 16 outputs, 4 inputs), each code plus 128; scales: the bits of bfloat16,
-    uint16 (panels, groups, 16 outputs). What pads the matrix has the code 0 and the scale 0.
-    """
-
-    codes: NDArray[np.uint8]
-    scales: NDArray[np.uint16]
-    shape: tuple[int, int]
-
-    @property
-    def nbytes(self) -> int:
-        """How many bytes both arrays have."""
-        return self.codes.nbytes + self.scales.nbytes
-
-
-def packed_shapes(shape: tuple[int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Give the shapes of the packed codes and scales of a matrix (in, out)."""
-    panels, groups = -(-shape[1] // PANEL), -(-shape[0] // GROUP)
-    return (panels, groups, _LINES, PANEL, LINE_INPUTS), (panels, groups, PANEL)
 
 
 def quantize_int8(weights: NDArray[Any]) -> Int8Matrix:
@@ -71,7 +47,7 @@ def quantize_int8(weights: NDArray[Any]) -> Int8Matrix:
     blocks = values.reshape(groups, GROUP, columns)
     largest = np.abs(blocks).max(axis=1, initial=0)
     if not (largest < _LIMIT).all():
-        raise ConfigError("the matrix has weights that are not finite, or too large for int8")
+        raise ConfigError(_REFUSAL)
     bits = (largest / np.float32(127)).view(np.uint32)
     scales = ((bits + np.uint32(0xFFFF)) >> np.uint32(16)).astype(np.uint16)
     # Blocks of zeros have the scale 0.
@@ -94,7 +70,7 @@ def pack_int8(matrix: Int8Matrix) -> PackedInt8:
     panels, groups = scales_shape[:2]
     padded = np.zeros((groups * GROUP, panels * PANEL), np.int8)
     padded[: shape[0], : shape[1]] = matrix.codes
-    lines = padded.reshape(groups, _LINES, LINE_INPUTS, panels, PANEL).transpose(3, 0, 1, 4, 2)
+    lines = padded.reshape(groups, LINES, LINE_INPUTS, panels, PANEL).transpose(3, 0, 1, 4, 2)
     codes = np.ascontiguousarray(lines).view(np.uint8) ^ np.uint8(_OFFSET)
     scales = np.zeros((groups, panels * PANEL), np.uint16)
     scales[:, : shape[1]] = matrix.scales
@@ -108,24 +84,26 @@ def pack_int8(matrix: Int8Matrix) -> PackedInt8:
 def unpack_int8(packed: PackedInt8) -> Int8Matrix:
     """Give codes and scales as a matrix has them."""
     rows, columns = packed.shape
-    panels, groups = packed.scales.shape[:2]
-    signed = (packed.codes ^ np.uint8(_OFFSET)).view(np.int8)
+    all_codes, all_scales = np.asarray(packed.codes), np.asarray(packed.scales)
+    panels, groups = all_scales.shape[:2]
+    signed = (all_codes ^ np.uint8(_OFFSET)).view(np.int8)
     codes = signed.transpose(1, 2, 4, 0, 3).reshape(groups * GROUP, panels * PANEL)[:rows, :columns]
-    scales = packed.scales.transpose(1, 0, 2).reshape(groups, panels * PANEL)[:, :columns]
+    scales = all_scales.transpose(1, 0, 2).reshape(groups, panels * PANEL)[:, :columns]
     return Int8Matrix(np.ascontiguousarray(codes), np.ascontiguousarray(scales))
 
 
-def packed_int8(weights: NDArray[Any]) -> PackedInt8:
-    """Quantise and pack a matrix (in, out), a part of its outputs at a time: little memory beside the result."""
-    rows, columns = weights.shape
-    codes_shape, scales_shape = packed_shapes((rows, columns))
-    codes, scales = np.empty(codes_shape, np.uint8), np.empty(scales_shape, np.uint16)
-    for start in range(0, columns, _COLUMNS):
-        part = pack_int8(quantize_int8(weights[:, start : start + _COLUMNS]))
-        panel = start // PANEL
-        codes[panel : panel + len(part.codes)] = part.codes
-        scales[panel : panel + len(part.scales)] = part.scales
-    return PackedInt8(codes, scales, (rows, columns))
+def packed_int8(weights: NDArray[Any], threads: int = 1) -> PackedInt8:
+    """Give pack_int8(quantize_int8(weights)), to the bit, at the speed of memory.
+
+    weights: (in, out), float32, float16, or uint16 holding the bits of bfloat16; a transposed view, as the embeddings
+    come, is read where it lies. Raises ConfigError as quantize_int8 does.
+    """
+    is_transposed = weights.flags.f_contiguous and not weights.flags.c_contiguous
+    stored = weights.T if is_transposed else np.ascontiguousarray(weights)
+    packed = _native.pack_int8(stored, is_transposed, threads)
+    if packed is None:
+        raise ConfigError(_REFUSAL)
+    return PackedInt8(*packed, (weights.shape[0], weights.shape[1]))
 
 
 def _float32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:

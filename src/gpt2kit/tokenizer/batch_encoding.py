@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from gpt2kit.errors import MissingDependencyError, TokenizerError
 from gpt2kit.tokenizer.encoding import Encoding
 
@@ -192,6 +190,8 @@ class BatchEncoding(UserDict[Any, Any]):
 
 def _tensor_functions(kind: str) -> tuple[Callable[[Any], Any], Callable[[Any], bool]]:
     if kind == "np":
+        import numpy as np
+
         return _as_numpy, lambda value: isinstance(value, np.ndarray)
     if kind == "pt":
         if find_spec("torch") is None:
@@ -213,6 +213,8 @@ def _as_torch(value: Any) -> Any:
 
 def _as_numpy(value: Any) -> Any:
     """An array of integers; rows of different lengths make an array of arrays, as in Transformers."""
+    import numpy as np
+
     if isinstance(value, (list, tuple)) and len({len(row) for row in value if hasattr(row, "__len__")}) > 1:
         array = np.empty(len(value), dtype=object)
         array[:] = [np.asarray(row) for row in value]

@@ -10,8 +10,6 @@ from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gpt2kit.errors import MissingDependencyError, TokenizerError
 
 if TYPE_CHECKING:
@@ -284,6 +282,8 @@ def _raise_exception(message: str) -> None:
 
 def _plain(value: Any) -> Any:
     """Copy a value as plain JSON types, so that a template sees no methods but theirs."""
+    import numpy as np
+
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or type(value) in (str, int, float, bool):

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from gpt2kit._native import Bpe
 
 
@@ -101,6 +99,8 @@ class Rows:
     @cached_property
     def details(self) -> list[Details]:
         """Offsets and words of every row. Words that came split are numbered as they came."""
+        import numpy as np
+
         ids, splits, begins, ends, words = self.bpe.encode_details(
             self._flat_texts(), self.split_special, self.prefix_space, self.threads
         )

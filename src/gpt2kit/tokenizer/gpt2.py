@@ -5,11 +5,9 @@ from __future__ import annotations
 import codecs
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from os import PathLike
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from gpt2kit._native import Bpe
 from gpt2kit.errors import TokenizerError
@@ -32,6 +30,10 @@ from gpt2kit.tokenizer.template import SpecialSlot, Template, bos_eos_template
 from gpt2kit.tokenizer.token_table import TokenTable, as_special, named_id_property, named_token_property
 from gpt2kit.tokenizer.training import train_new_from_iterator
 from gpt2kit.tokenizer.vocabulary import VocabularyFile, load_vocabulary
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 logger = logging.getLogger("gpt2kit")
 
@@ -233,7 +235,7 @@ class GPT2Tokenizer:
 
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
         """Token of an id, or list of tokens; None for an id that there is not."""
-        if isinstance(ids, (int, np.integer)):
+        if isinstance(ids, Integral):
             return self.tokens.token(int(ids))
         skip = set(self.all_special_ids) if skip_special_tokens else set()
         return [self.tokens.token(int(id)) for id in ids if int(id) not in skip]

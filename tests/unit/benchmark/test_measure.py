@@ -11,6 +11,7 @@ from gpt2kit.benchmark.work import Work
 from gpt2kit.config import GPT2Config
 from gpt2kit.engine import NativeEngine
 from gpt2kit.errors import EngineError, GenerationError
+from gpt2kit.generation.protocol import NewTokens
 from random_models import random_model
 
 
@@ -46,7 +47,7 @@ def test_weights_that_are_not_numbers_are_not_timed() -> None:
 
 def test_an_engine_that_changes_its_mind_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = an_engine()
-    answers = iter([[[1, 2]], [[1, 3]]])
+    answers = iter([[NewTokens([1, 2])], [NewTokens([1, 3])]])
     monkeypatch.setattr(NativeEngine, "generate_native", lambda *args, **kwargs: next(answers))
     with pytest.raises(EngineError, match=r"gave \[1, 2\] and then \[1, 3\]"):
         check(engine, [[4, 5]], 2)
@@ -56,7 +57,7 @@ def test_an_engine_that_does_not_choose_the_best_is_not_timed(monkeypatch: pytes
     engine = an_engine()
     [output] = engine.forward([(engine.new_sequence(), [4, 5])])
     worst = int(output.logits.argmin())
-    monkeypatch.setattr(NativeEngine, "generate_native", lambda *args, **kwargs: [[worst]])
+    monkeypatch.setattr(NativeEngine, "generate_native", lambda *args, **kwargs: [NewTokens([worst])])
     with pytest.raises(EngineError, match="is the most probable"):
         check(engine, [[4, 5]], 1)
 

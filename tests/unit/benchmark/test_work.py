@@ -24,6 +24,14 @@ def test_a_step_reads_each_weight_once_and_the_cache_of_every_row() -> None:
     assert decode_work(CONFIG, WEIGHTS, 5, 3).read_bytes == streamed_bytes(WEIGHTS) + 3 * cached
 
 
+def test_a_shorter_cache_takes_its_bytes_and_its_scales() -> None:
+    weights = streamed_bytes(WEIGHTS)
+    halves = 2 * 2 * 8 * 2 * 5
+    assert decode_work(CONFIG, WEIGHTS, 5, 3, "bfloat16").read_bytes == weights + 3 * halves
+    with_scales = 2 * 2 * (8 * 1 + 2 * 4) * 5  # one of four bytes for each head
+    assert decode_work(CONFIG, WEIGHTS, 5, 3, "int8").read_bytes == weights + 3 * with_scales
+
+
 def test_of_an_untied_model_the_head_is_read_and_not_the_embeddings() -> None:
     weights = {**WEIGHTS, "lm_head.weight": np.zeros((11, 8), np.float16)}
     assert streamed_bytes(weights) == 11 * 8 * 2 + 8 * 24 * 2

@@ -8,6 +8,7 @@ from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation import Custom, coin, generate, is_standard, sample
 from gpt2kit.generation.options import merge, resolve
+from gpt2kit.generation.protocol import NewTokens
 
 SAMPLING = {"do_sample": True, "top_k": 0, "eos_token_id": []}
 
@@ -185,7 +186,10 @@ def test_custom_processors_and_criteria_see_the_whole_sequence():
 class LoopEngine(FakeEngine):
     """An engine with its own loop, which records what it was asked."""
 
-    def generate_native(self, prompts, options, seeds, *, on_token, max_rows):
+    def can_guess_with(self, assistant):
+        return False
+
+    def generate_native(self, prompts, options, seeds, *, on_token, max_rows, guesses=None):
         self.asked = (prompts, options, seeds, max_rows)
         rows = []
         for index, _ in enumerate(prompts):
@@ -194,7 +198,7 @@ class LoopEngine(FakeEngine):
                 ids.append(token_id)
                 if on_token is not None and on_token(index, 0, token_id):
                     break
-            rows.append(ids)
+            rows.append(NewTokens(ids))
         return rows
 
 

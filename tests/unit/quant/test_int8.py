@@ -68,8 +68,51 @@ def test_packing_is_undone_and_every_code_is_where_the_format_says(shape: tuple[
     assert packed.codes.flags.c_contiguous and packed.scales.flags.c_contiguous
 
 
-def test_packing_by_parts_gives_the_same_and_takes_views() -> None:
-    weights = normal((1100, 120), 7).T  # as the embeddings come
-    whole, parts = pack_int8(quantize_int8(weights)), packed_int8(weights)
-    assert np.array_equal(whole.codes, parts.codes) and np.array_equal(whole.scales, parts.scales)
-    assert parts.shape == (120, 1100) and parts.nbytes < 1.15 * weights.size
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("scale", [1e-44, 1e-38, 1e-20, 0.1, 1e30])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_the_native_packer_gives_what_the_definition_says(
+    shape: tuple[int, int], scale: float, dtype: str
+) -> None:
+    values = normal(shape, 7, min(scale, 1e4) if dtype == "float16" else scale)
+    given = values
+    if dtype == "float16":
+        given = values.astype(np.float16)
+        values = given.astype(np.float32)
+    elif dtype == "bfloat16":
+        given = (values.view(np.uint32) >> 16).astype(np.uint16)
+        values = (given.astype(np.uint32) << 16).view(np.float32)
+    expected = pack_int8(quantize_int8(values))
+    for stored in (given, np.asfortranarray(given)):  # the second as embeddings come
+        for threads in (1, 3):
+            got = packed_int8(stored, threads)
+            assert np.array_equal(got.codes, expected.codes) and np.array_equal(got.scales, expected.scales)
+            assert got.shape == shape
+
+
+def test_the_native_packer_rounds_ties_to_even_and_keeps_signs() -> None:
+    weights = np.zeros((64, 2), np.float32)
+    weights[:, 0] = np.resize([127, -127, 0.5, 1.5, -0.5, -1.5, 2.5, -2.5, 1e-30, -0.0], 64)
+    packed = packed_int8(weights)
+    assert np.array_equal(unpack_int8(packed).codes[:8, 0], [127, -127, 0, 2, 0, -2, 2, -2])
+    assert np.array_equal(packed.codes, pack_int8(quantize_int8(weights)).codes)
+    assert packed.codes.ctypes.data % 64 == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 2.0**126, -3e38])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_native_packer_refuses_what_the_definition_refuses(value: float, order: str) -> None:
+    for where in [(0, 0), (68, 2), (199, 299)]:
+        weights = normal((200, 300), 4)
+        weights[where] = value
+        with pytest.raises(ConfigError, match="not finite, or too large"):
+            packed_int8(np.asarray(weights, order=order), 2)
+
+
+def test_large_matrices_are_packed_by_several_threads_to_the_same_bits() -> None:
+    weights = normal((700, 1100), 8)
+    expected = pack_int8(quantize_int8(weights))
+    for stored in (weights, np.asfortranarray(weights)):
+        got = packed_int8(stored, 4)
+        assert np.array_equal(got.codes, expected.codes) and np.array_equal(got.scales, expected.scales)
+    assert packed_int8(weights).nbytes < 1.15 * weights.size

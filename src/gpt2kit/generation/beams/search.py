@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from gpt2kit.generation.beams.group import Beam
 from gpt2kit.generation.beams.prompt import Criteria, PromptSearch
 from gpt2kit.generation.options import Options
-from gpt2kit.generation.processors.chain import Custom, build_processors
+from gpt2kit.generation.processors.chain import build_processors
+from gpt2kit.generation.processors.custom import Custom
 from gpt2kit.generation.protocol import Engine
 from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.rows import Generated, RowWatch, Wanted

@@ -6,8 +6,7 @@ in Transformers' order. None changes its argument.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from gpt2kit.generation.processors.bans import (
     ban_words,
     force_tokens,
 )
-from gpt2kit.generation.processors.guidance import Guidance
+from gpt2kit.generation.processors.custom import Custom
 from gpt2kit.generation.processors.penalties import (
     bias_sequences,
     decay_length,
@@ -47,23 +46,7 @@ from gpt2kit.generation.processors.warpers import (
 from gpt2kit.generation.processors.watermark import favor_green
 from gpt2kit.generation.sampling import no_choice_message
 
-__all__ = ["Custom", "LogitsProcessor", "Scores", "build_processors", "checked_custom", "process"]
-
-# (prompt index, ids of the whole sequence) -> ids that may follow
-AllowedTokens = Callable[[int, list[int]], Sequence[int]]
-
-
-@dataclass(frozen=True)
-class Custom:
-    """What a call adds to the processors of the options.
-
-    processors: callables (token_ids, scores) -> scores. prefix_allowed_tokens_fn: says which tokens may follow.
-    guidance: the unconditional rows, when guidance_scale is not 1.
-    """
-
-    processors: Sequence[LogitsProcessor] = ()
-    prefix_allowed_tokens_fn: AllowedTokens | None = None
-    guidance: Guidance | None = None
+__all__ = ["LogitsProcessor", "Scores", "build_processors", "checked_custom", "process"]
 
 
 def build_processors(

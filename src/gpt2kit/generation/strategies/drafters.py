@@ -19,16 +19,16 @@ class PromptLookup:
     """Guesses that the text goes on as it did after an earlier occurrence of its last few tokens.
 
     The longest ending, of at most max_matching_ngram_size tokens, that occurred before is looked for, and
-    what followed its first occurrence is the guess.
+    what followed its last occurrence is the guess. Where that reaches the end, the text is taken to repeat itself.
     """
 
     def __init__(self, num_tokens: int, max_matching_ngram_size: int) -> None:
-        self._num_tokens = num_tokens
-        self._max_matching_ngram_size = max_matching_ngram_size
+        self.num_tokens = num_tokens
+        self.max_matching_ngram_size = max_matching_ngram_size
 
     def propose(self, loop: SpeculativeLoop, limits: dict[Row, int]) -> dict[Row, Guess]:
         return {
-            row: Guess(self._lookup(row.ids, min(self._num_tokens, limit))) for row, limit in limits.items()
+            row: Guess(self._lookup(row.ids, min(self.num_tokens, limit))) for row, limit in limits.items()
         }
 
     def learn(self, row: Row, num_guessed: int, num_accepted: int) -> None:
@@ -42,12 +42,12 @@ class PromptLookup:
 
     def _lookup(self, ids: list[int], num_tokens: int) -> list[int]:
         text = np.asarray(ids)
-        for size in range(min(self._max_matching_ngram_size, len(ids) - 1), 0, -1):
+        for size in range(min(self.max_matching_ngram_size, len(ids) - 1), 0, -1):
             windows = np.lib.stride_tricks.sliding_window_view(text[:-1], size)
             found = np.flatnonzero((windows == text[-size:]).all(axis=1))
             if len(found):
-                start = int(found[0]) + size
-                return ids[start : start + num_tokens] if num_tokens > 0 else []
+                period = ids[int(found[-1]) + size :]
+                return [period[i % len(period)] for i in range(num_tokens)]
         return []
 
 

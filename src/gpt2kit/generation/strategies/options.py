@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.config.generation_fields import DEFAULTS
 from gpt2kit.errors import GenerationError
+
+if TYPE_CHECKING:
+    from gpt2kit.generation.protocol import Engine
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,18 @@ class Assistance:
     assistant_confidence_threshold: float
     assistant_ensemble_weight: float  # 1 is off
     target_lookbehind: int
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """How a native loop guesses ahead: with an assistant, or from the text itself where there is none."""
+
+    num_tokens: int
+    max_matching_ngram_size: int  # for guesses from the text
+    assistant: Engine | None
+    is_constant_schedule: bool
+    assistant_confidence_threshold: float
+    clock: Callable[[], float] | None = None  # in seconds, to see what pays; None is the machine's
 
 
 Strategy = Contrastive | Dola | Guessing | None

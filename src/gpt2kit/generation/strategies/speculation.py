@@ -126,8 +126,11 @@ class SpeculativeLoop(RowLoop):
             row.steps.add(self._wanted, Output(logits=token_logits), scores)
             is_done = self.append(row, token_id, scores)
             if is_done or token_id != guessed:
+                num_right = position + (token_id == guessed)
+                row.num_guessed += len(draft.ids)
+                row.num_right += num_right
                 if draft.ids:
-                    self._drafter.learn(row, len(draft.ids), position)
+                    self._drafter.learn(row, len(draft.ids), num_right)
                 return is_done
         raise AssertionError("the position after a guess has no guess to agree with")
 
