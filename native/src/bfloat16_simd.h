@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #include "bfloat16_kernels.h"
-#include "kernels_simd.h"
+#include "linear_simd.h"
 
 namespace gpt2kit {
 namespace {
@@ -134,8 +134,6 @@ class FlushSubnormals {
 
 #endif
 
-#define GPT2KIT_APART __attribute__((noinline))
-
 inline void round_all(BFloat16* out, const float* x, int64_t n) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) store_rounded(out + i, load(x + i), kLanes);
@@ -172,83 +170,55 @@ inline void finish_odd_rows(void* out, int64_t out_stride, int64_t rows, int64_t
 
 // ---- linear ----
 
-// sums[r][v] = a[r] . b[v] over `pairs`; b is a panel of consecutive rows of kVectors registers.
-template <int kRows, int kVectors>
-GPT2KIT_APART void multiply_pairs(F32x16 (&out)[kRows][kVectors], const BFloat16* a, int64_t a_stride,
-                                  const BFloat16* b, int64_t pairs) {
-  F32x16 sums[kRows][kVectors];
-  for (auto& row : sums)
-    for (auto& sum : row) sum = zero();
-  for (int64_t p = 0; p < pairs; ++p) {
-    Pairs column[kVectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) column[v] = load_pairs(b + (p * kVectors + v) * 2 * kLanes);
-#pragma GCC unroll 12
-    for (int r = 0; r < kRows; ++r) {
-      const Pairs x = set1_pair(a + r * a_stride + 2 * p);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sums[r][v] = dot(x, column[v], sums[r][v]);
-    }
-  }
-  for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < kVectors; ++v) out[r][v] = sums[r][v];
-}
+// Steps are pairs of features.
+struct PairsFormat {
+  using X = BFloat16;
+  using Weight = BFloat16;
+  using Column = Pairs;
+  using Factor = Pairs;
+  using Flush = FlushSubnormals;
+  static constexpr int kFeatures = 2;
 
-// Columns [n0, n0 + width) of w: for each pair of features kTileColumns pairs of weights, those behind the
-// width zero.
-inline void pack_pairs(BFloat16* panel, const BFloat16* w, int64_t w_stride, int64_t in_features, int64_t n0,
-                       int64_t width) {
-  for (int64_t k = 0; k < in_features; k += 2) {
-    const BFloat16* even_row = w + k * w_stride + n0;
-    const BFloat16* odd_row = k + 1 < in_features ? even_row + w_stride : nullptr;
+  static void pack(float* line, int64_t stride, const BFloat16* w, int64_t w_stride, int64_t features,
+                   int64_t columns) {
+    const BFloat16* odd_row = features > 1 ? w + w_stride : nullptr;
+    for (; columns > 0; columns -= kTileColumns, line += stride, w += kTileColumns) {
+      auto* pairs = reinterpret_cast<BFloat16*>(line);
 #ifdef __AVX512F__
-    if (odd_row && width == kTileColumns) {
-      const TwoPairs pairs = interleave(even_row, odd_row);
-      store_pairs(panel + k * kTileColumns, pairs.first);
-      store_pairs(panel + k * kTileColumns + 2 * kLanes, pairs.second);
-      continue;
-    }
+      if (odd_row && columns >= kTileColumns) {
+        const TwoPairs both = interleave(w, odd_row);
+        store_pairs(pairs, both.first);
+        store_pairs(pairs + 2 * kLanes, both.second);
+        odd_row += kTileColumns;
+        continue;
+      }
 #endif
-    for (int v = 0; v < kTileVectors; ++v) {
-      const int64_t n = std::clamp<int64_t>(width - v * kLanes, 0, kLanes);
-      store_pairs(panel + k * kTileColumns + v * 2 * kLanes,
-                  interleave(even_row + v * kLanes, odd_row ? odd_row + v * kLanes : nullptr, n));
+      for (int v = 0; v < kTileVectors; ++v) {
+        const int64_t n = std::clamp<int64_t>(columns - v * kLanes, 0, kLanes);
+        store_pairs(pairs + v * 2 * kLanes,
+                    interleave(w + v * kLanes, odd_row ? odd_row + v * kLanes : nullptr, n));
+      }
+      if (odd_row) odd_row += kTileColumns;
     }
   }
-}
+  static Column load_column(const float* p) { return load_pairs(reinterpret_cast<const BFloat16*>(p)); }
+  static Factor broadcast(const BFloat16* x) { return set1_pair(x); }
+  static F32x16 add(Factor factor, Column column, F32x16 sum) { return dot(factor, column, sum); }
+};
 
 inline void linear_of_pairs(void* out, int64_t out_stride, const BFloat16* x, int64_t x_stride,
                             const void* weights, int64_t w_stride, int64_t rows, int64_t in_features,
                             int64_t begin, int64_t end, const Epilogue& epilogue, float* scratch) {
-  const auto* w = static_cast<const BFloat16*>(weights);
-  auto* panel = reinterpret_cast<BFloat16*>(scratch);
-  const int64_t middle = half_of_pairs(in_features);
-  for (int64_t n0 = begin; n0 < end; n0 += kTileColumns) {
-    const int64_t width = std::min<int64_t>(kTileColumns, end - n0);
-    pack_pairs(panel, w, w_stride, in_features, n0, width);
-    const bool has_next = n0 + 2 * kTileColumns <= end;
-    int64_t fetched = 0;
-    for_row_tiles(rows, [&](auto count, int64_t row) {
-      constexpr int kRows = decltype(count)::value;
-      if (has_next) {
-        for (const int64_t until = in_features * (row + kRows) / rows; fetched < until; ++fetched)
-          prefetch(w + fetched * w_stride + n0 + kTileColumns);
-      }
-      const BFloat16* a = x + row * x_stride;
-      F32x16 first[kRows][kTileVectors], second[kRows][kTileVectors];
-      {
-        const FlushSubnormals flush;
-        multiply_pairs(first, a, x_stride, panel, (middle + 1) / 2);
-        multiply_pairs(second, a + middle, x_stride, panel + middle * kTileColumns,
-                       (in_features - middle + 1) / 2);
-      }
-      for (int r = 0; r < kRows; ++r)
-        for (int v = 0; v < kTileVectors; ++v) second[r][v] = first[r][v] + second[r][v];
+  for (int64_t row0 = 0; row0 < rows; row0 += kLinearRows) {
+    const auto finish = [&](const auto& sums, int64_t row, int64_t n, int64_t width) {
       with_out(out, epilogue, [&](auto* o) {
-        finish_tile(o + row * out_stride + n0, out_stride, second,
-                    epilogue.bias ? epilogue.bias + n0 : nullptr, epilogue, width);
+        finish_tile(o + (row0 + row) * out_stride + n, out_stride, sums,
+                    epilogue.bias ? epilogue.bias + n : nullptr, epilogue, width);
       });
-    });
+    };
+    linear_in_blocks<PairsFormat>(x + row0 * x_stride, x_stride, static_cast<const BFloat16*>(weights),
+                                  w_stride, std::min(kLinearRows, rows - row0), in_features,
+                                  half_of_pairs(in_features), begin, end, scratch, finish);
   }
   finish_odd_rows(out, out_stride, rows, end, epilogue);
 }

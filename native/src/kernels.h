@@ -45,14 +45,16 @@ struct Epilogue {
 // threads can each stream whole rows of the weights from memory. Where the first chain ends:
 constexpr int64_t half(int64_t in_features) { return (in_features + 1) / 2; }
 
+// The blocks of linear_simd.h: columns that are packed together, steps of a chain, rows.
+constexpr int64_t kGroupColumns = 64, kChunkSteps = 768, kLinearRows = 512;
 // Scratch, in floats, that a caller gives each thread.
-constexpr int64_t linear_scratch_floats(int64_t in_features) { return in_features * 32; }
+constexpr int64_t kLinearScratchFloats = 2 * kGroupColumns * (kChunkSteps + kLinearRows);
 
 // The kernels that read weights, for one format of them.
 struct MatrixKernels {
   // Columns [begin, end) of out = epilogue(x w), for many rows.
   //   x (B, I) with row stride x_stride; w (I, O) row-major, O = w_stride; out (B, O) with row stride
-  //   out_stride. scratch is 64-byte aligned, linear_scratch_floats(I) long.
+  //   out_stride. scratch is 64-byte aligned, kLinearScratchFloats long.
   //   Order: two chains of fused multiply-adds from zero, k = 0 .. half(I)-1 and half(I) .. I-1; first +
   //   second; + bias; then the activation.
   void (*linear)(float* out, int64_t out_stride, const float* x, int64_t x_stride, const void* w,

@@ -1,7 +1,7 @@
 // The kernels for AVX2; this file is compiled with that instruction set's flags.
 
 #include "kernels_attention_simd.h"
-#include "kernels_simd.h"
+#include "linear_simd.h"
 
 namespace gpt2kit {
 

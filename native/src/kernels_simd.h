@@ -28,7 +28,11 @@ constexpr int64_t kAheadBytes = 12288;
 
 // ---- element-wise ----
 
-inline F32x16 exp(F32x16 x) {
+// Called from loops whose registers are full; a call would store and load them all.
+#define GPT2KIT_ALWAYS __attribute__((always_inline))
+#define GPT2KIT_INLINE inline GPT2KIT_ALWAYS
+
+GPT2KIT_INLINE F32x16 exp(F32x16 x) {
   const F32x16 bounded = min(set1(kExpHigh), x);
   const F32x16 n = round_even(bounded * set1(kLog2e));
   F32x16 r = fma(n, set1(-kLn2High), bounded);
@@ -39,9 +43,17 @@ inline F32x16 exp(F32x16 x) {
   return zero_where_less(x, kExpLow, scale_by_power(p, n));
 }
 
-inline F32x16 x_sigmoid(F32x16 x, F32x16 u) { return x / (set1(1.0f) + exp(zero() - u)); }
+GPT2KIT_INLINE F32x16 x_sigmoid(F32x16 x, F32x16 u) { return x / (set1(1.0f) + exp(zero() - u)); }
 
-inline F32x16 activate(F32x16 x, Activation activation) {
+// Those that need the C library.
+inline F32x16 activate_lanes(F32x16 x, Activation activation) {
+  float lanes[kLanes];
+  store(lanes, x);
+  for (float& lane : lanes) lane = activate_scalar(lane, activation);
+  return load(lanes);
+}
+
+GPT2KIT_INLINE F32x16 activate(F32x16 x, Activation activation) {
   switch (activation) {
     case Activation::kNone:
       return x;
@@ -53,12 +65,8 @@ inline F32x16 activate(F32x16 x, Activation activation) {
       return max(x, zero());
     case Activation::kSilu:
       return x_sigmoid(x, x);
-    default: {  // those that need the C library, lane by lane
-      float lanes[kLanes];
-      store(lanes, x);
-      for (float& lane : lanes) lane = activate_scalar(lane, activation);
-      return load(lanes);
-    }
+    default:
+      return activate_lanes(x, activation);
   }
 }
 
@@ -82,7 +90,7 @@ inline void with_activation(Activation activation, const Body& body) {
     case Activation::kNone:
       return body([](F32x16 x) { return x; });
     case Activation::kGeluTanh:
-      return body([](F32x16 x) { return activate(x, Activation::kGeluTanh); });
+      return body([](F32x16 x) GPT2KIT_ALWAYS { return activate(x, Activation::kGeluTanh); });
     default:
       return body([activation](F32x16 x) { return activate(x, activation); });
   }
@@ -150,16 +158,6 @@ inline void add_products(F32x16 (&sums)[kRows][kVectors], const float* a, int64_
       for (int v = 0; v < kVectors; ++v) sums[r][v] = fma(x, column[v], sums[r][v]);
     }
   }
-}
-
-// sums[r][v] = a[r, 0..depth) . b[0..depth, v]. Row k of b's vector v starts at b + k * b_stride + v *
-// kLanes.
-template <int kRows, int kVectors>
-inline void multiply_tile(F32x16 (&sums)[kRows][kVectors], const float* a, int64_t a_stride, const float* b,
-                          int64_t b_stride, int64_t depth) {
-  clear(sums);
-  add_products(sums, a, a_stride, depth,
-               [&](int64_t k, int v) { return load(b + k * b_stride + v * kLanes); });
 }
 
 // Calls body(rows_constant, first_row) over tiles of kTileRows rows, then the remainder in smaller tiles.
@@ -302,55 +300,6 @@ inline void finish_sums(float* out, int64_t out_stride, const float* first, cons
   }
 }
 
-// Copies columns [n0, n0 + width) of w to consecutive rows of kTileColumns, the rest zero.
-template <typename W>
-inline void pack_panel(float* panel, const W* w, int64_t w_stride, int64_t in_features, int64_t n0,
-                       int64_t width) {
-  for (int64_t k = 0; k < in_features; ++k) {
-    for (int v = 0; v < kTileVectors; ++v) {
-      const W* p = w + k * w_stride + n0 + v * kLanes;
-      const int64_t left = width - v * kLanes;
-      store(panel + k * kTileColumns + v * kLanes, left >= kLanes ? load(p)
-                                                   : left > 0     ? load_first(p, left)
-                                                                  : zero());
-    }
-  }
-}
-
-// Many rows: a panel of columns is packed once, stays in the second-level cache and meets every row. The
-// lines of the next panel, scattered over as many pages as there are features, are fetched meanwhile.
-template <typename W>
-inline void linear(float* out, int64_t out_stride, const float* x, int64_t x_stride, const void* weights,
-                   int64_t w_stride, int64_t rows, int64_t in_features, int64_t begin, int64_t end,
-                   const Epilogue& epilogue, float* panel) {
-  const W* w = static_cast<const W*>(weights);
-  const int64_t middle = half(in_features);
-  for (int64_t n0 = begin; n0 < end; n0 += kTileColumns) {
-    const int64_t width = std::min<int64_t>(kTileColumns, end - n0);
-    pack_panel(panel, w, w_stride, in_features, n0, width);
-    const bool has_next = n0 + 2 * kTileColumns <= end;
-    int64_t fetched = 0;
-    for_row_tiles(rows, [&](auto count, int64_t row) {
-      constexpr int kRows = decltype(count)::value;
-      if (has_next) {
-        for (const int64_t until = in_features * (row + kRows) / rows; fetched < until; ++fetched) {
-          const W* next = w + fetched * w_stride + n0 + kTileColumns;
-          for (int v = 0; v < kTileVectors; ++v) prefetch(next + v * kLanes);
-        }
-      }
-      const float* a = x + row * x_stride;
-      F32x16 first[kRows][kTileVectors], second[kRows][kTileVectors];
-      multiply_tile(first, a, x_stride, panel, kTileColumns, middle);
-      multiply_tile(second, a + middle, x_stride, panel + middle * kTileColumns, kTileColumns,
-                    in_features - middle);
-      for (int r = 0; r < kRows; ++r)
-        for (int v = 0; v < kTileVectors; ++v) second[r][v] = first[r][v] + second[r][v];
-      finish_tile(out + row * out_stride + n0, out_stride, second,
-                  epilogue.bias ? epilogue.bias + n0 : nullptr, epilogue, width);
-    });
-  }
-}
-
 // ---- project ----
 
 // kRows rows of x against kWords rows of w.
@@ -466,9 +415,6 @@ inline void widen_all(float* out, const void* weights, int64_t n) {
   for (; i + kLanes <= n; i += kLanes) store(out + i, load(w + i));
   if (i < n) store_first(out + i, load_first(w + i, n - i), n - i);
 }
-
-template <typename W>
-constexpr MatrixKernels kReading = {linear<W>, partial_sums<W>, project<W>, widen_all<W>};
 
 // ---- layer_norm ----
 

@@ -64,7 +64,7 @@ void Products::reserve(int64_t rows) {
   for (int member = 0; member < pool_.size(); ++member) {
     if (uses_codes_) private_int8_rows_[member].reserve(int8_rows_floats(kPrivateRows, most_in));
     biases_[member].reserve(widest(shape));
-    scratch_[member].reserve(linear_scratch_floats(most_in));
+    scratch_[member].reserve(kLinearScratchFloats);
     if (uses_codes_ && precisions_.has(Precision::kFloat32))
       unpacked_[member].reserve(most_in * kUnpackedColumns);
   }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,18 @@ def test_batch_chunks_threads_and_instruction_set_change_no_bit(seed: int) -> No
         assert np.array_equal(np.stack(one_by_one), alone[0])
         hidden = engine.forward([(engine.new_sequence(), prompts[0])], hidden=True)[0].hidden
         assert np.array_equal(engine.head(hidden), alone[0])
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_chains_of_several_chunks_change_no_bit(compute: str) -> None:
+    _, config, weights = random_model(6300, n_positions=48, n_layer=1, n_embd=70, n_head=2, n_inner=3203)
+    stored = in_bfloat16(weights)
+    ids = random_ids(random.Random(0), config.vocab_size, 47)
+    expected = all_logits(NativeEngine(config, stored, threads=1, isa="reference", compute=compute), ids)
+    for isa in _native.supported_isas():
+        for threads in (1, 2):
+            engine = NativeEngine(config, stored, threads=threads, isa=isa, compute=compute)
+            assert np.array_equal(all_logits(engine, ids), expected), (isa, threads)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -117,6 +130,25 @@ def test_a_pair_adds_its_second_product_first_and_flushes_subnormals() -> None:
         assert product([smallest, smallest], [1, 0.5], isa) == smallest
         assert product([smallest, smallest], [0.5, 1], isa) == 1.5 * smallest
         assert product([smallest / 2, 1], [1, 0], isa) == 0
+
+
+def test_every_fast_instruction_set_has_fast_products() -> None:
+    # The reference's products take some hundred times as long as float32's, the slowest others three times.
+    _, config, weights = random_model(6200, n_positions=64, n_layer=1, n_embd=256, n_head=4)
+    ids = random_ids(random.Random(0), config.vocab_size, 64)
+    for isa in set(_native.supported_isas()) - {"reference"}:
+        in_float32 = NativeEngine(config, weights, threads=1, isa=isa)
+        in_bfloat = NativeEngine(config, in_bfloat16(weights), threads=1, isa=isa, compute="bfloat16")
+        assert fastest(in_bfloat, ids) < 10 * fastest(in_float32, ids), isa
+
+
+def fastest(engine: NativeEngine, ids: list[int]) -> float:
+    times = []
+    for _ in range(5):
+        begin = time.thread_time()
+        engine.forward([(engine.new_sequence(), ids)])
+        times.append(time.thread_time() - begin)
+    return min(times)
 
 
 def test_loading_a_folder(tmp_path: Path) -> None:
