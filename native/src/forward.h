@@ -23,6 +23,7 @@ struct Work {
   KvCache* cache;            // of the model's kv_format
   const int32_t* token_ids;  // each in [0, V)
   int64_t tokens;            // >= 1; cache->length() + tokens <= n_positions
+  Phase phase = Phase::kPrefill;
 
   // For this sequence alone, T = tokens and S = cache->length() + T; null where they are not wanted.
   float* hidden_states = nullptr;  // (n_layer + 1, T, C): embeddings, after each block, the last after ln_f
@@ -35,9 +36,9 @@ struct Work {
 class Forward {
  public:
   // bfloat16: null to compute in float32, or the kernels that round activations before each product with a
-  // matrix; then those matrices are bfloat16.
+  // matrix; then those matrices are bfloat16. precisions: for matrices in codes.
   Forward(Model model, int threads, const Kernels& kernels, const BFloat16Kernels* bfloat16,
-          const HeadScanOptions& head_scan = {});
+          Precisions precisions, const HeadScanOptions& head_scan = {});
 
   const Model& model() const { return model_; }
   const Kernels& kernels() const { return kernels_; }
@@ -51,7 +52,7 @@ class Forward {
            const float* head_mask = nullptr);
 
   // Multiplies states (rows, C) by the head as they are: logits (rows, V).
-  void project(const float* states, int64_t rows, float* logits);
+  void project(const float* states, int64_t rows, float* logits, Phase phase);
 
   HeadScan::Counts head_scan_counts();
   bool head_upper_bounds(const float* states, int64_t rows, float* upper);  // see HeadScan
@@ -62,7 +63,7 @@ class Forward {
 
   void run_pass(const Pass& pass, int member);
   void embed(const Pass& pass, int member);
-  Activations normalize(const Norm& norm, int64_t rows, int member);
+  Activations normalize(const Pass& pass, const Norm& norm, int member);
   void norm_row(void* out, int64_t row, int64_t out_row, const float* weight, const float* bias, int member);
   void round_row(BFloat16* out, const float* x) const;
   void attend(const Pass& pass, int64_t layer, int member);

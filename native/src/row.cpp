@@ -17,7 +17,8 @@ Work Window::pending(const std::vector<int32_t>& text, int64_t n_positions) {
     start = wanted;
   }
   const int64_t seen = start + cache->length();
-  return {cache.get(), text.data() + seen, length - seen};
+  const Phase phase = cache->length() > 0 ? Phase::kDecode : Phase::kPrefill;
+  return {cache.get(), text.data() + seen, length - seen, phase};
 }
 
 bool Chooser::is_end(int32_t id) const {

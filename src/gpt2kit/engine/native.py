@@ -16,10 +16,11 @@ from gpt2kit.checkpoint import BFloat16Array
 from gpt2kit.checkpoint.packed import PackedInt8
 from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.config.packed import packed_format
+from gpt2kit.engine.compute import Compute, computing
 from gpt2kit.engine.quantize import is_matrix, native_weights
 from gpt2kit.errors import EngineError, GenerationError
 from gpt2kit.generation import generate
-from gpt2kit.generation.protocol import Engine, NewTokens, Output, Sequence
+from gpt2kit.generation.protocol import Engine, NewTokens, Output, Phase, Sequence, phases
 from gpt2kit.generation.strategies.options import Guesses
 
 if TYPE_CHECKING:
@@ -145,13 +146,13 @@ class NativeEngine:
 
     Weights are read where they lie at every call: what changes in them shows at once. By default all arithmetic is
     float32. 16-bit weights are widened, which is exact, as they are read: results are those of the same weights in
-    float32, to the bit. What meets an int8 matrix is rounded to 16 bits, a hundredth of the rounding of its weights.
-    With compute="bfloat16" what a matrix multiplies is rounded to bfloat16 first, prompts and single tokens alike;
-    sums, norms, attention, activation functions and the residual stream stay in float32.
+    float32, to the bit. What meets an int8 matrix is rounded to 16 bits, a hundredth of the rounding of its weights,
+    or, in prompts, to 8. With compute="bfloat16" what a matrix multiplies is rounded to bfloat16 first, prompts and
+    single tokens alike; sums, norms, attention, activation functions and the residual stream stay in float32.
 
-    A row's result depends on its own tokens only, to the bit: not on the batch, on how a prompt is cut into
-    calls, on the number of threads or on the instruction set. Safe to call from several threads; calls take
-    turns.
+    A row's result depends on its own tokens and their phases only, to the bit: not on the batch, on how a prompt is
+    cut into calls, on the number of threads or on the instruction set. Safe to call from several threads; calls
+    take turns.
     """
 
     def __init__(
@@ -161,7 +162,7 @@ class NativeEngine:
         *,
         threads: int | None = None,
         isa: str | None = None,
-        compute: Literal["float32", "bfloat16"] = "float32",
+        compute: Compute | None = None,
         kv_cache_dtype: KvCacheDtype = "float32",
         generation_config: GenerationConfig | None = None,
         head_scan: bool = False,
@@ -173,8 +174,10 @@ class NativeEngine:
             PackedInt8 (quant/int8.py).
         threads: how many to compute with, by default all that the process may use.
         isa: "reference", "avx2" or "avx512" to force one; by default GPT2KIT_ISA, else the best there is.
-        compute: "bfloat16" rounds activations before each product with a matrix. Prompts then take half the time on
-            a processor with AVX512-BF16; all matrices but wpe must be bfloat16.
+        compute: what activations become before each product with a matrix. "bfloat16": then prompts take half the
+            time on a processor with AVX512-BF16; all matrices but wpe must be bfloat16. "int16" and "int8", for int8
+            matrices: integers, in both phases. "auto", or None: "float32", and with int8 matrices 8 bits in prompts
+            and 16 in what is generated.
         kv_cache_dtype: what keys and values are kept in. "bfloat16" takes half of the memory and "int8", with a scale
             for each token and head, some 27 %; attention reads that much less. It computes in float32 over what the
             cache holds, tokens of the same call included, so results depend on nothing else.
@@ -189,7 +192,14 @@ class NativeEngine:
             raise EngineError(f"threads is {threads}; it must be from 1 to 1024")
         self._config = config
         self._weights = dict(weights)
-        self._compute = compute
+        self._computing = computing(
+            compute,
+            {
+                "int8" if isinstance(array, PackedInt8) else "float"
+                for name, array in weights.items()
+                if is_matrix(name)
+            },
+        )
         self._head_scan = head_scan
         self._kv_cache_dtype: KvCacheDtype = kv_cache_dtype
         self.generation_config = generation_config
@@ -210,7 +220,9 @@ class NativeEngine:
                 },
                 threads=threads if threads is not None else available_threads(),
                 isa=isa,
-                compute=compute,
+                compute=self._computing.floats,
+                prefill_precision=self._computing.prefill,
+                decode_precision=self._computing.decode,
                 **(_scan_options(self._weights) if head_scan else {}),
                 kv_cache_dtype=kv_cache_dtype,
             )
@@ -227,7 +239,7 @@ class NativeEngine:
         quant_cache: bool = True,
         threads: int | None = None,
         isa: str | None = None,
-        compute: Literal["float32", "bfloat16"] = "float32",
+        compute: Compute | None = None,
         kv_cache_dtype: KvCacheDtype = "float32",
         generation_config: GenerationConfig | None = None,
         head_scan: bool = True,
@@ -275,9 +287,9 @@ class NativeEngine:
         return str(self._model.isa)
 
     @property
-    def compute(self) -> Literal["float32", "bfloat16"]:
-        """What products are computed in."""
-        return self._compute
+    def compute(self) -> Compute:
+        """What activations become before products: "auto" where that depends on the phase."""
+        return self._computing.name
 
     @property
     def kv_cache_dtype(self) -> KvCacheDtype:
@@ -345,10 +357,12 @@ class NativeEngine:
         hidden_states: bool = False,
         attentions: bool = False,
         head_mask: npt.ArrayLike | None = None,
+        phase: Phase | Items[Phase] = "prefill",
     ) -> list[Output]:
         """Append each row's new ids to its sequence and return one Output a row, in order.
 
         head_mask: (n_layer, n_head), multiplies the attention probabilities of each head.
+        phase: of all rows, or of each. It matters to int8 matrices with compute "auto" alone.
         Raises EngineError for ids out of range, too many tokens, a head_mask of another shape, or a sequence
         that is freed, foreign or used twice; then no sequence has changed.
         """
@@ -365,6 +379,7 @@ class NativeEngine:
                 hidden_states=hidden_states,
                 attentions=attentions,
                 head_mask=mask,
+                phases=phases(phase, len(work)),
             )
         except (ValueError, TypeError) as error:
             raise EngineError(str(error)) from error
@@ -386,10 +401,10 @@ class NativeEngine:
             start += length
         return outputs
 
-    def head(self, states: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def head(self, states: npt.NDArray[np.float32], *, phase: Phase = "prefill") -> npt.NDArray[np.float32]:
         """Return logits (N, V) for hidden states (N, C), which are multiplied by the head as they are."""
         try:
-            return self._model.project(states)
+            return self._model.project(states, phase)
         except (ValueError, TypeError) as error:
             raise EngineError(str(error)) from error
 
@@ -401,7 +416,7 @@ class NativeEngine:
             self._weights,
             threads=self.threads,
             isa=self.isa,
-            compute=self._compute,
+            compute=self.compute,
             head_scan=self._head_scan,
             kv_cache_dtype=self._kv_cache_dtype,
         )
