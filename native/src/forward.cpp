@@ -44,6 +44,8 @@ struct Forward::Pass {
   std::vector<Span> spans;
   int64_t rows = 0;
   std::vector<int64_t> logits_rows;
+  std::vector<const NeededLogits*> needed;  // of each of them
+  bool scans_head = false;
   float* logits = nullptr;  // (logits_rows.size(), V)
   float* hidden = nullptr;  // (rows, C)
   const float* head_mask = nullptr;
@@ -52,12 +54,15 @@ struct Forward::Pass {
 };
 
 Forward::Forward(Model model, int threads, const Kernels& kernels, const BFloat16Kernels* bfloat16,
-                 Precisions precisions)
+                 Precisions precisions, const HeadScanOptions& head_scan)
     : model_(std::move(model)),
       kernels_(kernels),
       bfloat16_(bfloat16),
       pool_(threads),
       products_(model_, kernels, bfloat16, precisions, pool_),
+      // The scan reads states in float32.
+      head_scan_(model_.lm_head, model_.shape.vocab_size, model_.shape.n_embd, kernels, pool_,
+                 bfloat16 ? HeadScanOptions{} : head_scan),
       stride_(padded_stride(model_.shape.n_embd)),
       qkv_stride_(padded_stride(3 * model_.shape.n_embd)),
       inner_stride_(padded_stride(model_.shape.n_inner)),
@@ -111,6 +116,7 @@ void Forward::run(const std::vector<Work>& work, Rows logits_rows, float* logits
       } else if (logits && logits_rows == Rows::kLast && finished) {
         pass.logits_rows.push_back(pass.rows + tokens - 1);
       }
+      pass.needed.resize(pass.logits_rows.size(), w.needed);
       pass.rows += tokens;
       if (finished) {
         ++item;
@@ -120,6 +126,7 @@ void Forward::run(const std::vector<Work>& work, Rows logits_rows, float* logits
     pass.logits = logits;
     pass.hidden = hidden;
     pass.head_mask = head_mask;
+    pass.scans_head = head_scan_.prepare(pass.needed);
     reserve(pass.rows, longest);
     // Waking and awaiting the others costs tens of microseconds; small work is done sooner alone.
     const int members = pass.rows * weights_per_row_ < kAloneWeights ? 1 : pool_.size();
@@ -289,7 +296,11 @@ void Forward::head(const Pass& pass, int member) {
   const Range range = alone ? Range{0, wanted} : share(wanted, 1, member, pool_.members());
   for (int64_t i = range.begin; i < range.end; ++i) norm_row(x, pass.logits_rows[i], i, weight, bias, member);
   if (!alone) pool_.barrier();
-  products_.project(pass.logits, {x, stride_, wanted, pass.phase}, member);
+  if (pass.scans_head) {
+    head_scan_.project(pass.logits, x, stride_, pass.needed, member);
+  } else {
+    products_.project(pass.logits, {x, stride_, wanted, pass.phase}, member);
+  }
 }
 
 void Forward::project(const float* states, int64_t rows, float* logits, Phase phase) {
@@ -309,6 +320,16 @@ void Forward::project(const float* states, int64_t rows, float* logits, Phase ph
     pool_.run(pool_.size(),
               [&](int member) { products_.project(logits + done * V, {x, x_stride, count, phase}, member); });
   }
+}
+
+bool Forward::head_upper_bounds(const float* states, int64_t rows, float* upper) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return head_scan_.upper_bounds(states, rows, upper);
+}
+
+HeadScan::Counts Forward::head_scan_counts() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return head_scan_.counts();
 }
 
 }  // namespace gpt2kit

@@ -26,6 +26,12 @@ bool Chooser::is_end(int32_t id) const {
   return std::find(eos.begin(), eos.end(), id) != eos.end();
 }
 
+std::optional<NeededLogits> Chooser::needed(const Row& row, const std::vector<int32_t>& guess) const {
+  std::vector<int32_t> text = row.token_ids;
+  text.insert(text.end(), guess.begin(), guess.end());
+  return needed_logits(options_, text, num_new(row), prompts_[row.prompt].min_new_tokens, vocab_size());
+}
+
 int32_t Chooser::choose(const Row& row, const std::vector<int32_t>& text, const float* logits) {
   const Prompt& prompt = prompts_[row.prompt];
   const auto length = static_cast<int64_t>(text.size());

@@ -30,6 +30,7 @@ def load_engine(
     compute: Compute | None = None,
     kv_cache_dtype: KvCacheDtype | None = None,
     device: str | int | None = None,
+    head_scan: bool | None = None,
     **checkpoint_options: Any,
 ) -> Engine:
     """Open a model and return an engine for it.
@@ -50,6 +51,8 @@ def load_engine(
         "int16" or "int8", by default 8 bits in prompts and 16 in what is generated; see NativeEngine.
     kv_cache_dtype: for the native engine: what keys and values are kept in, "float32", its default, "bfloat16" or
         "int8".
+    head_scan: for the native engine: False to do without the copy of the head in 8 bits by which generate() finds the
+        same ids sooner, once it has made some 30 tokens; see NativeEngine.
     device: None or "cpu" for the CPU; anything else is a torch device and needs the torch engine.
     checkpoint_options: revision, subfolder, token, ... of open_checkpoint.
 
@@ -71,6 +74,7 @@ def load_engine(
             compute=compute,
             kv_cache_dtype=kv_cache_dtype if kv_cache_dtype is not None else "float32",
             generation_config=generation_config,
+            head_scan=head_scan is not False,
         )
     from gpt2kit.engine.torch import TorchEngine
 
@@ -83,6 +87,8 @@ def load_engine(
         raise EngineError(
             "threads is for the native engine; call torch.set_num_threads() for the torch engine"
         )
+    if head_scan is not None:
+        raise EngineError("head_scan is for the native engine; leave it out for the torch engine")
     if compute not in (None, "auto"):
         raise EngineError("compute is for the native engine; the torch engine computes in dtype")
     if kv_cache_dtype is not None:

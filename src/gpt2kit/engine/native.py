@@ -5,6 +5,7 @@ This file holds what Python must do: names, errors and the Protocol. The arithme
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
@@ -38,6 +39,11 @@ WeightArray: TypeAlias = (
 )
 
 KvCacheDtype = Literal["float32", "bfloat16", "int8"]
+
+# A head is scanned only where it has so many bytes, as a smaller one stays in the processor's cache, and only after so
+# many passes that could have used the copy of it, as making the copy takes the time that some 20 to 50 of them save.
+SCANNED_HEAD_BYTES = 1 << 24
+SCAN_AFTER_PASSES = 32
 
 # Names of activation_function that have a native kernel.
 ACTIVATIONS = frozenset(
@@ -128,6 +134,30 @@ def _bits(name: str, array: WeightArray) -> dict[str, npt.NDArray[Any] | memoryv
     return {name: array}
 
 
+def _head_numbers(weights: Mapping[str, WeightArray]) -> Any:
+    """Give the array of the head's numbers, or of their bits; None for those of int8, which are not scanned."""
+    array = weights.get("lm_head.weight", weights.get("wte.weight"))
+    if isinstance(array, BFloat16Array):
+        return array.bits
+    return None if isinstance(array, PackedInt8) else array
+
+
+def _scan_options(weights: Mapping[str, WeightArray]) -> dict[str, Any]:
+    """Give the core's arguments for the scan of the head. Raises EngineError where the head may change."""
+    numbers = _head_numbers(weights)
+    if numbers is None:
+        return {}
+    view = memoryview(numbers)
+    if not view.readonly:
+        raise EngineError(
+            "head_scan=True needs a head that never changes, and its array is writeable; set its flags.writeable to "
+            "False, or leave head_scan out"
+        )
+    is_mapped = isinstance(view.obj, mmap.mmap) and memoryview(view.obj).readonly
+    is_large = view.nbytes >= SCANNED_HEAD_BYTES
+    return {"head_scan_after": SCAN_AFTER_PASSES if is_large else -1, "head_is_mapped": is_mapped}
+
+
 class NativeEngine:
     """Runs a GPT-2 on the CPU over weights in float32, bfloat16, float16, int8 or NF4.
 
@@ -152,6 +182,7 @@ class NativeEngine:
         compute: Compute | None = None,
         kv_cache_dtype: KvCacheDtype = "float32",
         generation_config: GenerationConfig | None = None,
+        head_scan: bool = False,
     ) -> None:
         """Take weights under the checkpoint's names, without the prefix `transformer.`.
 
@@ -169,6 +200,9 @@ class NativeEngine:
             for each token and head, some 27 %; attention reads that much less. It computes in float32 over what the
             cache holds, tokens of the same call included, so results depend on nothing else.
         generation_config: defaults for generate().
+        head_scan: let generate() keep a copy of the head in 8 bits and read that for each token, then only those rows
+            of the head whose logits may matter: the same ids, sooner, for a quarter of a float32 head's memory. The
+            head's weights must never change, so their array must not be writeable.
         Raises EngineError for a configuration that has no native implementation or an unusable argument.
         """
         _refuse_unsupported(config)
@@ -180,6 +214,7 @@ class NativeEngine:
             compute,
             {_format(array) for name, array in weights.items() if is_matrix(name)},
         )
+        self._head_scan = head_scan
         self._kv_cache_dtype: KvCacheDtype = kv_cache_dtype
         self.generation_config = generation_config
         try:
@@ -202,6 +237,7 @@ class NativeEngine:
                 compute=self._computing.floats,
                 prefill_precision=self._computing.prefill,
                 decode_precision=self._computing.decode,
+                **(_scan_options(self._weights) if head_scan else {}),
                 kv_cache_dtype=kv_cache_dtype,
             )
         except (ValueError, TypeError, RuntimeError) as error:
@@ -220,6 +256,7 @@ class NativeEngine:
         compute: Compute | None = None,
         kv_cache_dtype: KvCacheDtype = "float32",
         generation_config: GenerationConfig | None = None,
+        head_scan: bool = True,
     ) -> NativeEngine:
         """Use a checkpoint's weights.
 
@@ -229,7 +266,7 @@ class NativeEngine:
             in 4, embeddings and head in 8. Both need dtype "auto". A packed folder has its format already, and so
             has one in bitsandbytes' NF4, whose other weights take dtype.
         quant_cache: as for load_engine.
-        threads, isa, compute, kv_cache_dtype, generation_config: as for NativeEngine.
+        threads, isa, compute, kv_cache_dtype, generation_config, head_scan: as for NativeEngine.
         """
         _refuse_unsupported(checkpoint.config)
         names = [
@@ -240,14 +277,18 @@ class NativeEngine:
         if checkpoint.config.tie_word_embeddings and "lm_head.weight" in names:
             names.remove("lm_head.weight")
         num_threads = threads if threads is not None else available_threads()
+        weights = native_weights(
+            checkpoint, names, dtype, quant, quant_cache=quant_cache, threads=num_threads
+        )
         return cls(
             checkpoint.config,
-            native_weights(checkpoint, names, dtype, quant, quant_cache=quant_cache, threads=num_threads),
+            weights,
             threads=threads,
             isa=isa,
             compute=compute,
             kv_cache_dtype=kv_cache_dtype,
             generation_config=generation_config,
+            head_scan=head_scan,
         )
 
     @property
@@ -295,6 +336,15 @@ class NativeEngine:
             for name, array in self._weights.items()
             for key, part in _bits(name, array).items()
         }
+
+    @property
+    def head_scan_counts(self) -> dict[str, int]:
+        """What the scan of the head has done so far.
+
+        rows: for how many tokens; logits: how many were computed for them; full_shares: how often a thread computed
+        all of its share, as too many might matter; bytes: of the copy, 0 as long as there is none.
+        """
+        return self._model.head_scan_counts()
 
     def new_sequence(self) -> _native.KvSequence:
         """Return an empty sequence with room for n_positions tokens; memory is taken as it fills."""
@@ -385,6 +435,7 @@ class NativeEngine:
             threads=self.threads,
             isa=self.isa,
             compute=self.compute,
+            head_scan=self._head_scan,
             kv_cache_dtype=self._kv_cache_dtype,
         )
 
