@@ -37,7 +37,7 @@ HeadScan::HeadScan(const Tensor& head, int64_t vocab_size, int64_t channels, con
       kernels_(kernels),
       pool_(pool),
       is_mapped_(options.is_mapped),
-      is_on_(options.after >= 0 && head.dtype != Dtype::kInt8),
+      is_on_(options.after >= 0 && !is_coded(head.dtype)),
       passes_to_wait_(options.after),
       members_(static_cast<size_t>(pool.size())) {}
 
