@@ -50,7 +50,7 @@ class FakeEngine:
     def new_sequence(self) -> FakeSequence:
         return FakeSequence(self)
 
-    def forward(self, work, *, logits="last", hidden=False):
+    def forward(self, work, *, logits="last", hidden=False, phase="prefill"):
         assert all(ids for _, ids in work)
         self.batch_sizes.append(len(work))
         outputs = []

@@ -157,13 +157,26 @@ class KvSequence {
   std::shared_ptr<KvCache> cache_;
 };
 
+Phase phase_from(const std::string& name) {
+  if (name == "prefill") return Phase::kPrefill;
+  if (name == "decode") return Phase::kDecode;
+  throw nb::value_error(("phase is '" + name + "'; it must be 'prefill' or 'decode'").c_str());
+}
+
+Precision precision_from(const std::string& name) {
+  if (name == "int16") return Precision::kInt16;
+  if (name == "int8") return Precision::kInt8;
+  throw nb::value_error(("precision is '" + name + "'; it must be 'int16' or 'int8'").c_str());
+}
+
 class NativeModel {
  public:
   NativeModel(int64_t n_layer, int64_t n_head, int64_t n_embd, int64_t n_inner, int64_t n_positions,
               int64_t vocab_size, const std::string& activation_function, float layer_norm_epsilon,
               bool scale_attn_weights, bool scale_attn_by_inverse_layer_idx, const nb::dict& weights,
               int threads, std::optional<std::string> isa, const std::string& compute,
-              const std::string& kv_cache_dtype) {
+              const std::string& prefill_precision, const std::string& decode_precision,
+              const std::string& kv_cache_dtype, int64_t head_scan_after, bool head_is_mapped) {
     constexpr int64_t kLimit = int64_t{1} << 24;
     const auto check = [](const char* name, int64_t value, int64_t limit) {
       if (value < 1 || value > limit) {
@@ -282,7 +295,9 @@ class NativeModel {
     } else if (compute != "float32") {
       throw nb::value_error(("compute is '" + compute + "'; it must be 'float32' or 'bfloat16'").c_str());
     }
-    forward_ = std::make_shared<Forward>(std::move(model), threads, kernels, bfloat16);
+    const Precisions precisions{precision_from(prefill_precision), precision_from(decode_precision)};
+    forward_ = std::make_shared<Forward>(std::move(model), threads, kernels, bfloat16, precisions,
+                                         HeadScanOptions{head_scan_after, head_is_mapped});
   }
 
   KvSequence new_sequence() const { return {forward_, new_cache()}; }
@@ -321,18 +336,30 @@ class NativeModel {
   const char* isa() const { return forward_->kernels().name; }
   int threads() const { return forward_->threads(); }
 
+  // What the scan of the head has done: rows, logits, full_shares, bytes; see HeadScan::Counts.
+  nb::dict head_scan_counts() const {
+    const HeadScan::Counts counts = forward_->head_scan_counts();
+    nb::dict found;
+    found["rows"] = counts.rows;
+    found["logits"] = counts.logits;
+    found["full_shares"] = counts.full_shares;
+    found["bytes"] = counts.bytes;
+    return found;
+  }
+
   // (logits, hidden): rows of all the work, one after another. (hidden_states, attentions): one array for
   // each sequence. None for what was not asked.
   nb::tuple forward(const nb::list& sequences, const std::vector<TokenIds>& token_ids,
                     const std::string& logits, bool hidden, bool hidden_states, bool attentions,
-                    const std::optional<FloatArray>& head_mask) const {
+                    const std::optional<FloatArray>& head_mask,
+                    const std::vector<std::string>& phases) const {
     const ModelShape& shape = forward_->model().shape;
     const Rows rows = logits == "last"   ? Rows::kLast
                       : logits == "all"  ? Rows::kAll
                       : logits == "none" ? Rows::kNone
                                          : throw nb::value_error("logits must be 'last', 'all' or 'none'");
-    if (nb::len(sequences) != token_ids.size())
-      throw nb::value_error("sequences and token_ids differ in length");
+    if (nb::len(sequences) != token_ids.size() || phases.size() != token_ids.size())
+      throw nb::value_error("sequences, token_ids and phases differ in length");
     if (head_mask && (head_mask->ndim() != 2 || static_cast<int64_t>(head_mask->shape(0)) != shape.n_layer ||
                       static_cast<int64_t>(head_mask->shape(1)) != shape.n_head)) {
       throw nb::value_error(("head_mask has shape " + shape_text(*head_mask) + "; it must be (" +
@@ -358,7 +385,8 @@ class NativeModel {
                                " tokens; n_positions is " + std::to_string(shape.n_positions))
                                   .c_str());
       }
-      work.push_back({caches.back().get(), ids.back().data(), static_cast<int64_t>(ids.back().size())});
+      work.push_back({caches.back().get(), ids.back().data(), static_cast<int64_t>(ids.back().size()),
+                      phase_from(phases[i])});
       total += static_cast<int64_t>(ids.back().size());
     }
 
@@ -391,20 +419,26 @@ class NativeModel {
                           attentions ? to_list(all_attentions) : nb::none());
   }
 
-  nb::object project(const FloatArray& states) const {
-    const ModelShape& shape = forward_->model().shape;
-    if (states.ndim() != 2 || static_cast<int64_t>(states.shape(1)) != shape.n_embd) {
-      throw nb::value_error(("states has shape " + shape_text(states) + "; it must be (rows, " +
-                             std::to_string(shape.n_embd) + ")")
-                                .c_str());
-    }
-    const auto rows = static_cast<int64_t>(states.shape(0));
-    NewArray logits({rows, shape.vocab_size});
+  nb::object project(const FloatArray& states, const std::string& phase) const {
+    NewArray logits = logits_of(states);
     {
       const nb::gil_scoped_release release;
-      forward_->project(states.data(), rows, logits.data());
+      forward_->project(states.data(), static_cast<int64_t>(states.shape(0)), logits.data(),
+                        phase_from(phase));
     }
     return logits.to_numpy();
+  }
+
+  // None where the head is not scanned.
+  nb::object head_upper_bounds(const FloatArray& states) const {
+    NewArray upper = logits_of(states);
+    bool is_known;
+    {
+      const nb::gil_scoped_release release;
+      is_known =
+          forward_->head_upper_bounds(states.data(), static_cast<int64_t>(states.shape(0)), upper.data());
+    }
+    return is_known ? upper.to_numpy() : nb::none();
   }
 
   // Returns (new ids, how many tokens were guessed, how many of those were right) for all rows, or the
@@ -518,6 +552,17 @@ class NativeModel {
     return std::make_shared<KvCache>(forward_->model().shape, forward_->model().kv_format);
   }
 
+  // Room for the logits of states, which must have the shape (rows, C).
+  NewArray logits_of(const FloatArray& states) const {
+    const ModelShape& shape = forward_->model().shape;
+    if (states.ndim() != 2 || static_cast<int64_t>(states.shape(1)) != shape.n_embd) {
+      throw nb::value_error(("states has shape " + shape_text(states) + "; it must be (rows, " +
+                             std::to_string(shape.n_embd) + ")")
+                                .c_str());
+    }
+    return NewArray({static_cast<int64_t>(states.shape(0)), shape.vocab_size});
+  }
+
   std::vector<int32_t> checked_ids(const TokenIds& token_ids) const {
     const ModelShape& shape = forward_->model().shape;
     if (token_ids.empty()) throw nb::value_error("token_ids is empty; a forward needs at least one token");
@@ -542,7 +587,7 @@ class NativeModel {
 
   std::vector<AnyArray> keep_alive_;  // declared first, so that it goes last
   std::shared_ptr<Forward> forward_;
-};
+};  // namespace
 
 }  // namespace
 
@@ -559,18 +604,21 @@ void bind_engine(nb::module_& m) {
   nb::class_<NativeModel>(m, "NativeModel")
       .def(nb::init<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const std::string&, float, bool,
                     bool, const nb::dict&, int, std::optional<std::string>, const std::string&,
-                    const std::string&>(),
+                    const std::string&, const std::string&, const std::string&, int64_t, bool>(),
            "n_layer"_a, "n_head"_a, "n_embd"_a, "n_inner"_a, "n_positions"_a, "vocab_size"_a,
            "activation_function"_a, "layer_norm_epsilon"_a, "scale_attn_weights"_a,
            "scale_attn_by_inverse_layer_idx"_a, "weights"_a, "threads"_a, "isa"_a = nb::none(),
-           "compute"_a = "float32", "kv_cache_dtype"_a = "float32")
+           "compute"_a = "float32", "prefill_precision"_a = "int16", "decode_precision"_a = "int16",
+           "kv_cache_dtype"_a = "float32", "head_scan_after"_a = -1, "head_is_mapped"_a = false)
       .def_prop_ro("isa", &NativeModel::isa)
       .def_prop_ro("threads", &NativeModel::threads)
+      .def("head_scan_counts", &NativeModel::head_scan_counts)
       .def("new_sequence", &NativeModel::new_sequence)
       .def("new_sequence_from", &NativeModel::new_sequence_from, "keys"_a, "values"_a)
       .def("forward", &NativeModel::forward, "sequences"_a, "token_ids"_a, "logits"_a, "hidden"_a,
-           "hidden_states"_a, "attentions"_a, "head_mask"_a.none())
-      .def("project", &NativeModel::project, "states"_a)
+           "hidden_states"_a, "attentions"_a, "head_mask"_a.none(), "phases"_a)
+      .def("project", &NativeModel::project, "states"_a, "phase"_a)
+      .def("head_upper_bounds", &NativeModel::head_upper_bounds, "states"_a)
       .def("generate", &NativeModel::generate, nb::kw_only(), "prompts"_a, "max_new_tokens"_a,
            "min_new_tokens"_a, "seeds"_a, "num_return_sequences"_a, "eos_token_ids"_a, "do_sample"_a,
            "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "typical_p"_a, "epsilon_cutoff"_a,

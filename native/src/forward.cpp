@@ -44,18 +44,25 @@ struct Forward::Pass {
   std::vector<Span> spans;
   int64_t rows = 0;
   std::vector<int64_t> logits_rows;
+  std::vector<const NeededLogits*> needed;  // of each of them
+  bool scans_head = false;
   float* logits = nullptr;  // (logits_rows.size(), V)
   float* hidden = nullptr;  // (rows, C)
   const float* head_mask = nullptr;
   bool captures_hidden_states = false;
+  Phase phase = Phase::kPrefill;  // of all its rows
 };
 
-Forward::Forward(Model model, int threads, const Kernels& kernels, const BFloat16Kernels* bfloat16)
+Forward::Forward(Model model, int threads, const Kernels& kernels, const BFloat16Kernels* bfloat16,
+                 Precisions precisions, const HeadScanOptions& head_scan)
     : model_(std::move(model)),
       kernels_(kernels),
       bfloat16_(bfloat16),
       pool_(threads),
-      products_(model_, kernels, bfloat16, pool_),
+      products_(model_, kernels, bfloat16, precisions, pool_),
+      // The scan reads states in float32.
+      head_scan_(model_.lm_head, model_.shape.vocab_size, model_.shape.n_embd, kernels, pool_,
+                 bfloat16 ? HeadScanOptions{} : head_scan),
       stride_(padded_stride(model_.shape.n_embd)),
       qkv_stride_(padded_stride(3 * model_.shape.n_embd)),
       inner_stride_(padded_stride(model_.shape.n_inner)),
@@ -92,9 +99,11 @@ void Forward::run(const std::vector<Work>& work, Rows logits_rows, float* logits
   int64_t done = 0;  // tokens of that item
   while (item < work.size()) {
     Pass pass;
+    pass.phase = work[item].phase;
     int64_t longest = 0;
     while (item < work.size() && pass.rows < kPassRows) {
       const Work& w = work[item];
+      if (w.phase != pass.phase && products_.depends_on_phase()) break;
       const int64_t tokens = std::min(w.tokens - done, kPassRows - pass.rows);
       const int64_t past = w.cache->length() + done;
       pass.spans.push_back({&w, done, tokens, past, pass.rows});
@@ -107,6 +116,7 @@ void Forward::run(const std::vector<Work>& work, Rows logits_rows, float* logits
       } else if (logits && logits_rows == Rows::kLast && finished) {
         pass.logits_rows.push_back(pass.rows + tokens - 1);
       }
+      pass.needed.resize(pass.logits_rows.size(), w.needed);
       pass.rows += tokens;
       if (finished) {
         ++item;
@@ -116,6 +126,7 @@ void Forward::run(const std::vector<Work>& work, Rows logits_rows, float* logits
     pass.logits = logits;
     pass.hidden = hidden;
     pass.head_mask = head_mask;
+    pass.scans_head = head_scan_.prepare(pass.needed);
     reserve(pass.rows, longest);
     // Waking and awaiting the others costs tens of microseconds; small work is done sooner alone.
     const int members = pass.rows * weights_per_row_ < kAloneWeights ? 1 : pool_.size();
@@ -137,20 +148,20 @@ void Forward::run_pass(const Pass& pass, int member) {
     const Block& block = model_.h[layer];
     if (pass.captures_hidden_states) capture_hidden(pass, layer, member);
 
-    Activations x = normalize(block.ln_1, rows, member);
+    Activations x = normalize(pass, block.ln_1, member);
     products_.multiply(qkv_.data(), qkv_stride_, x, block.attn_c_attn, Activation::kNone,
                        /*add_to_out=*/false,
                        /*round_out=*/false, member);
     attend(pass, layer, member);
     pool_.barrier();
-    x = {(bfloat16_ ? normed_ : attended_).data(), stride_, rows};
+    x = {(bfloat16_ ? normed_ : attended_).data(), stride_, rows, pass.phase};
     products_.multiply(hidden, stride_, x, block.attn_c_proj, Activation::kNone, /*add_to_out=*/true,
                        /*round_out=*/false, member);
 
-    x = normalize(block.ln_2, rows, member);
+    x = normalize(pass, block.ln_2, member);
     products_.multiply(inner_.data(), inner_stride_, x, block.mlp_c_fc, model_.activation,
                        /*add_to_out=*/false, /*round_out=*/bfloat16_ != nullptr, member);
-    x = {inner_.data(), inner_stride_, rows};
+    x = {inner_.data(), inner_stride_, rows, pass.phase};
     products_.multiply(hidden, stride_, x, block.mlp_c_proj, Activation::kNone, /*add_to_out=*/true,
                        /*round_out=*/false, member);
   }
@@ -194,7 +205,8 @@ void Forward::round_row(BFloat16* out, const float* x) const {
 }
 
 // Layer norm of the residual stream; where it shares the work it ends with a barrier.
-Activations Forward::normalize(const Norm& norm, int64_t rows, int member) {
+Activations Forward::normalize(const Pass& pass, const Norm& norm, int member) {
+  const int64_t rows = pass.rows;
   const bool alone = rows <= kPrivateRows;
   float* out = (alone ? private_normed_[member] : normed_).data();
   const Range range = alone ? Range{0, rows} : share(rows, 1, member, pool_.members());
@@ -204,7 +216,7 @@ Activations Forward::normalize(const Norm& norm, int64_t rows, int member) {
   const float* bias = as_floats(kernels_, norm.bias, 0, C, buffer + C);
   for (int64_t b = range.begin; b < range.end; ++b) norm_row(out, b, b, weight, bias, member);
   if (!alone) pool_.barrier();
-  return {out, stride_, rows};
+  return {out, stride_, rows, pass.phase};
 }
 
 // Each member takes every so-many-th (sequence, head): stores the new keys and values, then attends.
@@ -284,10 +296,14 @@ void Forward::head(const Pass& pass, int member) {
   const Range range = alone ? Range{0, wanted} : share(wanted, 1, member, pool_.members());
   for (int64_t i = range.begin; i < range.end; ++i) norm_row(x, pass.logits_rows[i], i, weight, bias, member);
   if (!alone) pool_.barrier();
-  products_.project(pass.logits, {x, stride_, wanted}, member);
+  if (pass.scans_head) {
+    head_scan_.project(pass.logits, x, stride_, pass.needed, member);
+  } else {
+    products_.project(pass.logits, {x, stride_, wanted, pass.phase}, member);
+  }
 }
 
-void Forward::project(const float* states, int64_t rows, float* logits) {
+void Forward::project(const float* states, int64_t rows, float* logits, Phase phase) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const int64_t C = model_.shape.n_embd, V = model_.shape.vocab_size;
   for (int64_t done = 0; done < rows; done += kPassRows) {
@@ -302,8 +318,18 @@ void Forward::project(const float* states, int64_t rows, float* logits) {
       x_stride = stride_;
     }
     pool_.run(pool_.size(),
-              [&](int member) { products_.project(logits + done * V, {x, x_stride, count}, member); });
+              [&](int member) { products_.project(logits + done * V, {x, x_stride, count, phase}, member); });
   }
+}
+
+bool Forward::head_upper_bounds(const float* states, int64_t rows, float* upper) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return head_scan_.upper_bounds(states, rows, upper);
+}
+
+HeadScan::Counts Forward::head_scan_counts() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return head_scan_.counts();
 }
 
 }  // namespace gpt2kit

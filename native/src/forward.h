@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "aligned_buffer.h"
+#include "head_scan.h"
 #include "kv_cache.h"
 #include "model.h"
 #include "products.h"
@@ -22,17 +23,22 @@ struct Work {
   KvCache* cache;            // of the model's kv_format
   const int32_t* token_ids;  // each in [0, V)
   int64_t tokens;            // >= 1; cache->length() + tokens <= n_positions
+  Phase phase = Phase::kPrefill;
 
   // For this sequence alone, T = tokens and S = cache->length() + T; null where they are not wanted.
   float* hidden_states = nullptr;  // (n_layer + 1, T, C): embeddings, after each block, the last after ln_f
   float* attentions = nullptr;     // (n_layer, H, T, S); must be zero, as positions not seen are left alone
+
+  // The logits that its rows need, or null for all: others may be -infinity.
+  const NeededLogits* needed = nullptr;
 };
 
 class Forward {
  public:
   // bfloat16: null to compute in float32, or the kernels that round activations before each product with a
-  // matrix; then those matrices are bfloat16.
-  Forward(Model model, int threads, const Kernels& kernels, const BFloat16Kernels* bfloat16);
+  // matrix; then those matrices are bfloat16. precisions: for matrices in codes.
+  Forward(Model model, int threads, const Kernels& kernels, const BFloat16Kernels* bfloat16,
+          Precisions precisions, const HeadScanOptions& head_scan = {});
 
   const Model& model() const { return model_; }
   const Kernels& kernels() const { return kernels_; }
@@ -46,7 +52,10 @@ class Forward {
            const float* head_mask = nullptr);
 
   // Multiplies states (rows, C) by the head as they are: logits (rows, V).
-  void project(const float* states, int64_t rows, float* logits);
+  void project(const float* states, int64_t rows, float* logits, Phase phase);
+
+  HeadScan::Counts head_scan_counts();
+  bool head_upper_bounds(const float* states, int64_t rows, float* upper);  // see HeadScan
 
  private:
   struct Span;  // consecutive rows of a pass that belong to one sequence
@@ -54,7 +63,7 @@ class Forward {
 
   void run_pass(const Pass& pass, int member);
   void embed(const Pass& pass, int member);
-  Activations normalize(const Norm& norm, int64_t rows, int member);
+  Activations normalize(const Pass& pass, const Norm& norm, int member);
   void norm_row(void* out, int64_t row, int64_t out_row, const float* weight, const float* bias, int member);
   void round_row(BFloat16* out, const float* x) const;
   void attend(const Pass& pass, int64_t layer, int member);
@@ -67,6 +76,7 @@ class Forward {
   const BFloat16Kernels* const bfloat16_;
   ThreadPool pool_;
   Products products_;
+  HeadScan head_scan_;
   std::mutex mutex_;
 
   // Activations of one pass; strides in elements: floats, or where a product reads them and bfloat16_ is set,

@@ -34,6 +34,7 @@ class Generation {
   // A row's part of a step.
   struct Turn {
     Work work;
+    std::optional<NeededLogits> needed = std::nullopt;
     bool could_guess = false;
     Guess guess;
     std::vector<int32_t> checked;   // the pending token and the guess, if there is one
@@ -51,6 +52,10 @@ class Generation {
       turns[i].work = active_[i].window.pending(active_[i].token_ids, shape_.n_positions);
     }
     if (speculation_) guess(turns, num_running);
+    for (size_t i = 0; i < active_.size(); ++i) {
+      turns[i].needed = chooser_.needed(active_[i], turns[i].guess);
+      if (turns[i].needed) turns[i].work.needed = &*turns[i].needed;
+    }
     check(turns);
     std::vector<Row> rows = std::move(active_);
     active_.clear();

@@ -8,13 +8,15 @@
 namespace gpt2kit {
 namespace {
 
-// Where input k lies in a row of activations, each four of which are in the order 0, 2, 1, 3.
-int64_t place(int64_t k) {
+// Where input k lies in a row of activations: in 16 bits each four are in the order 0, 2, 1, 3.
+int64_t place(const Int8Rows&, int64_t k) {
   constexpr int64_t kOrder[4] = {0, 2, 1, 3};
   return k / 4 * 4 + kOrder[k % 4];
 }
+int64_t place(const ByteRows&, int64_t k) { return k; }
 
-void quantize(const Int8Rows& rows, const float* x, int64_t x_stride, int64_t in_features, int64_t begin,
+template <typename Rows, typename Value, int32_t kMost>
+void quantize(const Rows& rows, const float* x, int64_t x_stride, int64_t in_features, int64_t begin,
               int64_t end) {
   const int64_t groups = int8_groups(in_features);
   for (int64_t b = begin; b < end; ++b) {
@@ -28,22 +30,23 @@ void quantize(const Int8Rows& rows, const float* x, int64_t x_stride, int64_t in
         largest = std::max(largest, std::fabs(row[k]));
       }
       const bool is_scaled = is_finite && largest >= kInt8Least;
-      const float steps = is_scaled ? 32767.0f / largest : 0.0f;
+      const float steps = is_scaled ? float{kMost} / largest : 0.0f;
       int32_t sum = 0;
       for (int64_t k = first; k < first + kInt8Group; ++k) {
         const bool is_there = k < last && is_scaled;
         const int32_t value = is_there ? static_cast<int32_t>(std::nearbyint(row[k] * steps)) : 0;
-        rows.values[b * rows.stride + place(k)] = static_cast<int16_t>(value);
+        rows.values[b * rows.stride + place(rows, k)] = static_cast<Value>(value);
         sum += value;
       }
-      rows.scales[b * groups + g] = is_scaled ? largest / 32767.0f : is_finite ? 0.0f : NAN;
+      rows.scales[b * groups + g] = is_scaled ? largest / float{kMost} : is_finite ? 0.0f : NAN;
       rows.starts[b * groups + g] = -128 * sum;
     }
   }
 }
 
-void multiply(float* out, int64_t out_stride, const Int8Rows& x, const Int8Matrix& w, int64_t rows,
-              int64_t begin, int64_t end, const Epilogue& epilogue) {
+template <typename Rows>
+void multiply(float* out, int64_t out_stride, const Rows& x, const Int8Matrix& w, int64_t rows, int64_t begin,
+              int64_t end, const Epilogue& epilogue) {
   const int64_t groups = w.groups();
   for (int64_t b = 0; b < rows; ++b) {
     for (int64_t n = begin * kInt8Panel; n < std::min(end * kInt8Panel, w.out_features); ++n) {
@@ -55,7 +58,7 @@ void multiply(float* out, int64_t out_stride, const Int8Rows& x, const Int8Matri
         int32_t product = 0;
         for (int64_t k = g * kInt8Group; k < (g + 1) * kInt8Group; ++k) {
           const int32_t code = codes[k / 4 * kInt8LineBytes + lane * 4 + k % 4] - 128;
-          product += code * x.values[b * x.stride + place(k)];
+          product += code * x.values[b * x.stride + place(x, k)];
         }
         const float scale = widen(scales[g * kInt8Panel + lane]) * x.scales[b * groups + g];
         sum = std::fma(scale, static_cast<float>(product), sum);
@@ -80,6 +83,7 @@ void widen_int8_output(float* out, const Int8Matrix& w, int64_t output) {
   }
 }
 
-const Int8Kernels kInt8ReferenceKernels = {quantize, multiply};
+const Int8Kernels kInt8ReferenceKernels = {quantize<Int8Rows, int16_t, 32767>, multiply<Int8Rows>,
+                                           quantize<ByteRows, int8_t, 127>, multiply<ByteRows>};
 
 }  // namespace gpt2kit

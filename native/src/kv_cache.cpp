@@ -4,16 +4,53 @@
 
 #include <algorithm>
 #include <cstring>
+#include <mutex>
 #include <new>
+#include <tuple>
 #include <vector>
 
 namespace gpt2kit {
 namespace {
 
-char* reserve(size_t bytes) {
+// The memory of the last cache that has gone, unless it is large, for the next one of its shape: to have
+// pages made anew takes a tenth of the time of a prompt in int8. What lies in them is past the end of a
+// cache, as after truncate(), and what pads rows in this shape is zero still.
+struct Spare {
+  using Shape = std::tuple<KvFormat, int64_t, int64_t, int64_t, int64_t>;
+  std::mutex mutex;
+  Shape shape;
+  char* data = nullptr;
+  size_t bytes = 0;
+};
+
+Spare& spare() {
+  static Spare* const the_one = new Spare;  // never destroyed: a cache may go at exit
+  return *the_one;
+}
+
+char* reserve(size_t bytes, const Spare::Shape& shape) {
+  {
+    const std::lock_guard<std::mutex> lock(spare().mutex);
+    if (spare().data && spare().shape == shape && spare().bytes == bytes) {
+      char* data = spare().data;
+      spare().data = nullptr;
+      return data;
+    }
+  }
   void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) throw std::bad_alloc();
   return static_cast<char*>(p);
+}
+
+void release(char* data, size_t bytes, const Spare::Shape& shape) {
+  constexpr size_t kMostSpare = size_t{128} << 20;
+  if (bytes <= kMostSpare) {
+    const std::lock_guard<std::mutex> lock(spare().mutex);
+    std::swap(data, spare().data);
+    std::swap(bytes, spare().bytes);
+    spare().shape = shape;
+  }
+  if (data) munmap(data, bytes);
 }
 
 // The bytes of so many blocks, as whole cache lines.
@@ -33,7 +70,7 @@ KvCache::KvCache(const ModelShape& shape, KvFormat format)
   values_offset_ = lines(blocks, format, head_size_);
   head_bytes_ = values_offset_ + lines(blocks, format, padded_head_size_);
   bytes_ = static_cast<size_t>(layers_ * heads_ * head_bytes_);
-  data_ = reserve(bytes_);
+  data_ = reserve(bytes_, {format_, layers_, heads_, head_size_, head_bytes_});
 }
 
 KvCache::KvCache(const KvCache& other)
@@ -46,7 +83,7 @@ KvCache::KvCache(const KvCache& other)
       head_bytes_(other.head_bytes_),
       length_(other.length_),
       bytes_(other.bytes_),
-      data_(reserve(other.bytes_)) {
+      data_(reserve(other.bytes_, {format_, layers_, heads_, head_size_, head_bytes_})) {
   const int64_t blocks = kv_blocks(length_);
   const auto key_bytes = static_cast<size_t>(blocks * kv_block_bytes(format_, head_size_));
   const auto value_bytes = static_cast<size_t>(blocks * kv_block_bytes(format_, padded_head_size_));
@@ -90,6 +127,6 @@ void KvCache::copy_in(const AttentionKernels& kernels, const float* keys, const 
   length_ = length;
 }
 
-KvCache::~KvCache() { munmap(data_, bytes_); }
+KvCache::~KvCache() { release(data_, bytes_, {format_, layers_, heads_, head_size_, head_bytes_}); }
 
 }  // namespace gpt2kit

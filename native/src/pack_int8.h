@@ -17,10 +17,16 @@ struct FloatMatrix {
   bool is_transposed;
 };
 
-// Writes all codes and scales, padding included. kernels widen what is not float32; they change no result.
-// False for a matrix with weights that are not finite or of 2^126 and above; what was written then means
-// nothing.
+// For each output, in the Euclidean norm and rounded up: the weights, and what its codes differ from them by.
+struct Int8Norms {
+  float* weights;  // (O)
+  float* errors;   // (O)
+};
+
+// Writes all codes and scales, padding included, and for a transposed matrix norms, if not null. kernels
+// widen what is not float32; they change no result. False for a matrix with weights that are not finite or of
+// 2^126 and above; what was written then means nothing.
 bool pack_int8(uint8_t* codes, BFloat16* scales, const FloatMatrix& matrix, const Kernels& kernels,
-               int threads);
+               int threads, const Int8Norms* norms = nullptr);
 
 }  // namespace gpt2kit

@@ -16,6 +16,13 @@ Int8Rows int8_rows_in(float* buffer, int64_t rows, int64_t in_features) {
           reinterpret_cast<int32_t*>(scales + rows * groups)};
 }
 
+ByteRows byte_rows_in(float* buffer, int64_t rows, int64_t in_features) {
+  const int64_t stride = byte_rows_stride(in_features), groups = int8_groups(in_features);
+  float* scales = buffer + rows * stride / 4;
+  return {reinterpret_cast<int8_t*>(buffer), stride, scales,
+          reinterpret_cast<int32_t*>(scales + rows * groups)};
+}
+
 bool has_int8(const Model& model) {
   const auto is_int8 = [](const Tensor& tensor) { return tensor.dtype == Dtype::kInt8; };
   return is_int8(model.lm_head) || std::any_of(model.h.begin(), model.h.end(), [&](const Block& block) {
@@ -29,10 +36,11 @@ int64_t widest(const ModelShape& shape) { return std::max(3 * shape.n_embd, shap
 }  // namespace
 
 Products::Products(const Model& model, const Kernels& kernels, const BFloat16Kernels* bfloat16,
-                   ThreadPool& pool)
+                   Precisions precisions, ThreadPool& pool)
     : model_(model),
       kernels_(kernels),
       bfloat16_(bfloat16),
+      precisions_(precisions),
       pool_(pool),
       uses_int8_(has_int8(model)),
       private_int8_rows_(static_cast<size_t>(pool.size())),
@@ -119,13 +127,20 @@ void Products::multiply_int8(float* out, int64_t out_stride, const Activations& 
                              const Epilogue& epilogue, int member) {
   const bool alone = x.rows <= kPrivateRows;
   float* buffer = (alone ? private_int8_rows_[member] : int8_rows_).data();
-  const Int8Rows integers = int8_rows_in(buffer, x.rows, w.in_features);
+  const float* values = static_cast<const float*>(x.values);
   const Range range = alone ? Range{0, x.rows} : share(x.rows, 1, member, pool_.members());
-  kernels_.int8->quantize(integers, static_cast<const float*>(x.values), x.stride, w.in_features, range.begin,
-                          range.end);
-  if (!alone) pool_.barrier();
-  const Range panels = share(int8_panels(w.out_features), 2, member, pool_.members());
-  kernels_.int8->multiply(out, out_stride, integers, w, x.rows, panels.begin, panels.end, epilogue);
+  const auto run = [&](const auto& integers, auto quantize, auto multiply, int64_t panels_together) {
+    quantize(integers, values, x.stride, w.in_features, range.begin, range.end);
+    if (!alone) pool_.barrier();
+    const Range panels = share(int8_panels(w.out_features), panels_together, member, pool_.members());
+    multiply(out, out_stride, integers, w, x.rows, panels.begin, panels.end, epilogue);
+  };
+  if (precisions_.in(x.phase) == Precision::kInt8) {
+    run(byte_rows_in(buffer, x.rows, w.in_features), kernels_.int8->quantize_bytes,
+        kernels_.int8->multiply_bytes, 3);
+  } else {
+    run(int8_rows_in(buffer, x.rows, w.in_features), kernels_.int8->quantize, kernels_.int8->multiply, 2);
+  }
 }
 
 void Products::project(float* logits, const Activations& x, int member) {

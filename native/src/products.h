@@ -17,17 +17,33 @@ namespace gpt2kit {
 // With so few rows every thread makes them ready for itself, which is quicker than waiting for the others.
 constexpr int64_t kPrivateRows = 4;
 
+// What a token is: given, as a prompt's, or generated, or guessed to be.
+enum class Phase { kPrefill, kDecode };
+
+// What activations become before they meet a matrix in codes.
+enum class Precision { kInt16, kInt8 };
+
+struct Precisions {
+  Precision prefill = Precision::kInt16, decode = Precision::kInt16;
+  Precision in(Phase phase) const { return phase == Phase::kPrefill ? prefill : decode; }
+};
+
 // What a product reads: (rows, features) with a row stride in elements, which are floats, or BFloat16 where
 // the products compute in bfloat16.
 struct Activations {
   const void* values;
   int64_t stride, rows;
+  Phase phase;
 };
 
 class Products {
  public:
   // bfloat16: null to compute in float32. All arguments must live as long as this does.
-  Products(const Model& model, const Kernels& kernels, const BFloat16Kernels* bfloat16, ThreadPool& pool);
+  Products(const Model& model, const Kernels& kernels, const BFloat16Kernels* bfloat16, Precisions precisions,
+           ThreadPool& pool);
+
+  // Whether a token's results depend on its phase.
+  bool depends_on_phase() const { return uses_int8_ && precisions_.prefill != precisions_.decode; }
 
   // Makes room for products of so many rows.
   void reserve(int64_t rows);
@@ -53,6 +69,7 @@ class Products {
   const Model& model_;
   const Kernels& kernels_;
   const BFloat16Kernels* const bfloat16_;
+  const Precisions precisions_;
   ThreadPool& pool_;
   const bool uses_int8_;
   AlignedBuffer sums_, int8_rows_;

@@ -17,12 +17,19 @@ Work Window::pending(const std::vector<int32_t>& text, int64_t n_positions) {
     start = wanted;
   }
   const int64_t seen = start + cache->length();
-  return {cache.get(), text.data() + seen, length - seen};
+  const Phase phase = cache->length() > 0 ? Phase::kDecode : Phase::kPrefill;
+  return {cache.get(), text.data() + seen, length - seen, phase};
 }
 
 bool Chooser::is_end(int32_t id) const {
   const std::vector<int32_t>& eos = options_.eos_token_ids;
   return std::find(eos.begin(), eos.end(), id) != eos.end();
+}
+
+std::optional<NeededLogits> Chooser::needed(const Row& row, const std::vector<int32_t>& guess) const {
+  std::vector<int32_t> text = row.token_ids;
+  text.insert(text.end(), guess.begin(), guess.end());
+  return needed_logits(options_, text, num_new(row), prompts_[row.prompt].min_new_tokens, vocab_size());
 }
 
 int32_t Chooser::choose(const Row& row, const std::vector<int32_t>& text, const float* logits) {

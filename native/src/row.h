@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "forward.h"
@@ -64,6 +65,9 @@ class Chooser {
   // True for an end token.
   bool is_end(int32_t id) const;
 
+  // The logits that choose() will look at for the row's next tokens, as long as a guess is right; or nothing
+  // if that may be all.
+  std::optional<NeededLogits> needed(const Row& row, const std::vector<int32_t>& guess) const;
   // The row's token after `text`, its tokens or those and a guess. logits (V). Throws NoChoice.
   int32_t choose(const Row& row, const std::vector<int32_t>& text, const float* logits);
   // How probable that token was among the scores it was chosen from.

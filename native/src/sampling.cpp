@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 
 namespace gpt2kit {
@@ -55,6 +56,28 @@ double coin(uint64_t seed, uint32_t row, uint64_t position) {
     key[1] += 0xBB67AE85;
   }
   return ((counter[0] >> 5) * 67108864.0 + (counter[1] >> 6)) * 0x1p-53;
+}
+
+std::optional<NeededLogits> needed_logits(const SamplingOptions& options,
+                                          const std::vector<int32_t>& token_ids, int64_t num_new,
+                                          int64_t min_new_tokens, int64_t vocab_size) {
+  // Temperatures of these sizes keep the order of logits that differ by 2^-20.
+  const bool is_few = !options.do_sample || (options.top_k > 0 && options.temperature >= 0x1p-10f &&
+                                             options.temperature <= 0x1p10f);
+  if (!is_few) return std::nullopt;
+  NeededLogits needed{options.do_sample ? options.top_k : 1, {}};
+  // Scores that change before the largest are found. Only ids of the text can complete its n-grams.
+  std::vector<int32_t>& ids = needed.exact_ids;
+  if (options.repetition_penalty != 1.0f || options.no_repeat_ngram_size > 0) ids = token_ids;
+  for (const std::vector<int32_t>& word : options.bad_words_ids) ids.push_back(word.back());
+  if (num_new < min_new_tokens) {
+    const auto is_word = [&](int32_t id) { return id < vocab_size; };
+    std::copy_if(options.eos_token_ids.begin(), options.eos_token_ids.end(), std::back_inserter(ids),
+                 is_word);
+  }
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return needed;
 }
 
 int32_t Sampler::choose(const SamplingOptions& options, const std::vector<int32_t>& token_ids,

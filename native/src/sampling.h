@@ -5,7 +5,10 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
+
+#include "needed_logits.h"
 
 namespace gpt2kit {
 
@@ -33,6 +36,13 @@ struct NoChoice {
 
 // Uniform in [0, 1): Philox4x32-10 with key `seed` and counter (position, row).
 double coin(uint64_t seed, uint32_t row, uint64_t position);
+
+// The logits that Sampler::choose will look at, if they are few: whatever the others are, so long as they are
+// not larger, it chooses the same. token_ids may end with a guess that num_new does not count: then for the
+// choices of the tokens of the guess too, and of the one behind it.
+std::optional<NeededLogits> needed_logits(const SamplingOptions& options,
+                                          const std::vector<int32_t>& token_ids, int64_t num_new,
+                                          int64_t min_new_tokens, int64_t vocab_size);
 
 // Keeps its buffers from token to token. One sampler for one thread.
 class Sampler {

@@ -2,10 +2,18 @@
 
 #pragma once
 
+#include <algorithm>
+
 #include "simd.h"
 
 namespace gpt2kit {
 namespace {
+
+inline int32_t four_bytes(const void* p) {
+  int32_t bits;
+  std::memcpy(&bits, p, 4);
+  return bits;
+}
 
 #ifdef __AVX512VNNI__
 
@@ -29,6 +37,20 @@ inline I32x16 magnitude_bits(F32x16 a) {
 }
 inline I32x16 max(I32x16 a, I32x16 b) { return {_mm512_max_epi32(a.v, b.v)}; }
 inline __m256i narrow(I32x16 a) { return _mm512_cvtsepi32_epi16(a.v); }
+inline int32_t reduce_add(I32x16 a) { return _mm512_reduce_add_epi32(a.v); }
+inline int32_t reduce_max(I32x16 a) { return _mm512_reduce_max_epi32(a.v); }
+
+// A line of unsigned codes, and the four signed bytes that meet each four of it.
+using ByteLine = I32x16;
+using FourBytes = I32x16;
+inline ByteLine load_line(const void* p) { return load_bytes(p); }
+inline FourBytes set1_four(const int8_t* p) { return set1_int(four_bytes(p)); }
+inline I32x16 add_byte_products(I32x16 sum, ByteLine line, FourBytes four) {
+  return {_mm512_dpbusd_epi32(sum.v, line.v, four.v)};
+}
+inline void store_bytes(int8_t* p, I32x16 a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(a.v));
+}
 
 #else
 
@@ -70,6 +92,42 @@ inline I32x16 max(I32x16 a, I32x16 b) { return {_mm256_max_epi32(a.lo, b.lo), _m
 inline __m256i narrow(I32x16 a) {
   return _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0b11011000);
 }
+inline int32_t reduce_add(I32x16 a) {
+  alignas(64) int32_t lanes[kLanes];
+  store(lanes, a);
+  int32_t sum = 0;
+  for (const int32_t lane : lanes) sum += lane;
+  return sum;
+}
+inline int32_t reduce_max(I32x16 a) {
+  alignas(64) int32_t lanes[kLanes];
+  store(lanes, a);
+  return *std::max_element(lanes, lanes + kLanes);
+}
+
+// As pairs of 16 bits: the instruction that multiplies bytes saturates.
+struct ByteLine {
+  I32x16 even, odd;
+};
+struct FourBytes {
+  __m256i even, odd;
+};
+inline ByteLine load_line(const void* p) {
+  const I32x16 line = load_bytes(p);
+  return {even_bytes(line), odd_bytes(line)};
+}
+inline FourBytes set1_four(const int8_t* p) {
+  const __m256i four = _mm256_set1_epi32(four_bytes(p));
+  return {_mm256_srai_epi16(_mm256_slli_epi16(four, 8), 8), _mm256_srai_epi16(four, 8)};
+}
+inline I32x16 add_byte_products(I32x16 sum, const ByteLine& line, const FourBytes& four) {
+  return add_products(add_products(sum, line.even, {four.even, four.even}), line.odd, {four.odd, four.odd});
+}
+inline void store_bytes(int8_t* p, I32x16 a) {
+  const __m256i words = narrow(a);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
 
 #endif
 
@@ -80,11 +138,7 @@ inline void store_fours(int16_t* p, I32x16 a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_shuffle_epi8(narrow(a), order));
 }
 
-inline I32x16 set1_pair(const int16_t* pair) {
-  int32_t bits;
-  std::memcpy(&bits, pair, 4);
-  return set1_int(bits);
-}
+inline I32x16 set1_pair(const int16_t* pair) { return set1_int(four_bytes(pair)); }
 
 }  // namespace
 }  // namespace gpt2kit

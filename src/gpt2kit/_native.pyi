@@ -77,12 +77,17 @@ class NativeModel:
         threads: int,
         isa: str | None = None,
         compute: str = "float32",
+        prefill_precision: str = "int16",
+        decode_precision: str = "int16",
         kv_cache_dtype: str = "float32",
+        head_scan_after: int = -1,
+        head_is_mapped: bool = False,
     ) -> None: ...
     @property
     def isa(self) -> str: ...
     @property
     def threads(self) -> int: ...
+    def head_scan_counts(self) -> dict[str, int]: ...
     def new_sequence(self) -> KvSequence: ...
     def new_sequence_from(
         self, keys: npt.NDArray[np.float32], values: npt.NDArray[np.float32]
@@ -96,8 +101,10 @@ class NativeModel:
         hidden_states: bool,
         attentions: bool,
         head_mask: npt.NDArray[np.float32] | None,
+        phases: Sequence[str],
     ) -> tuple[Any, Any, Any, Any]: ...
-    def project(self, states: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]: ...
+    def project(self, states: npt.NDArray[np.float32], phase: str) -> npt.NDArray[np.float32]: ...
+    def head_upper_bounds(self, states: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | None: ...
     def generate(
         self,
         *,

@@ -109,6 +109,8 @@ def test_integers_of_the_loop_are_checked(engine: NativeEngine, value: object) -
         {"num_return_sequences": value}, {"top_k": value} if value != 2**63 else {"top_k": -5},
         {"no_repeat_ngram_size": value}, {"bad_words_ids": [[value]]}, {"max_rows": value}, {"max_new_tokens": []},
         {"temperature": float("nan")}, {"repetition_penalty": float("inf")}, {"top_p": -0.5}, {"min_p": float("nan")},
+        {"num_assistant_tokens": -1}, {"max_matching_ngram_size": 0}, {"assistant_confidence_threshold": 1.5},
+        {"assistant": "gpt2"}, {"clock": 3, "num_assistant_tokens": 2},
     ]:  # fmt: skip
         with pytest.raises((ValueError, TypeError)):
             engine._model.generate(**(good | change))

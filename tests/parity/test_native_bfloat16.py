@@ -175,7 +175,7 @@ def test_what_cannot_run_is_refused(tmp_path: Path) -> None:
             EngineError, match=rf"tensor '{name}' is not; load the weights with dtype='bfloat16'"
         ):
             NativeEngine(config, in_bfloat16(weights) | {name: weights[name]}, compute="bfloat16")
-    with pytest.raises(EngineError, match="must be 'float32' or 'bfloat16'"):
+    with pytest.raises(EngineError, match="must be one of auto, float32, bfloat16"):
         NativeEngine(config, weights, compute="float16")  # type: ignore[arg-type]
     with pytest.raises(EngineError, match="compute is for the native engine"):
         load_engine(tmp_path, engine="torch", dtype="bfloat16", compute="bfloat16")

@@ -150,10 +150,15 @@ def measure(engine: NativeEngine, settings: Settings) -> Report:
         ids = prompts(1, settings.prompt)
         return _seconds(lambda: _greedy(engine, ids, 1))
 
+    head_copy_bytes: dict[int, int] = {}  # by the number of rows, where a copy was read in place of the head
+
     def steps_s(rows: int) -> float:
         """All steps but the first of a generation, which is the prompt's."""
         ids = prompts(rows, settings.context)
+        scanned = engine.head_scan_counts["rows"]
         whole = _seconds(lambda: _greedy(engine, ids, settings.decode + 1))
+        counts = engine.head_scan_counts
+        head_copy_bytes[rows] = counts["bytes"] if counts["rows"] > scanned else 0
         ids = prompts(rows, settings.context)
         return max(whole - _seconds(lambda: _greedy(engine, ids, 1)), 1e-9)
 
@@ -180,7 +185,8 @@ def measure(engine: NativeEngine, settings: Settings) -> Report:
 
     def decode_phase(name: str, rows: int) -> Phase:
         speeds = [rows * settings.decode / s for s in seconds[name]]
-        return Phase(speeds, decode_work(config, weights, past, rows, engine.kv_cache_dtype) / rows)
+        work = decode_work(config, weights, past, rows, engine.kv_cache_dtype, head_copy_bytes[rows])
+        return Phase(speeds, work / rows)
 
     return Report(
         settings=settings,

@@ -42,12 +42,19 @@ def decode_work(
     past: float,
     batch: int = 1,
     kv_cache_dtype: str = "float32",
+    head_copy_bytes: int = 0,
 ) -> Work:
-    """Return the work of one step, `batch` tokens of as many rows, after `past` cached ones in each (a mean)."""
+    """Return the work of one step, `batch` tokens of as many rows, after `past` cached ones in each (a mean).
+
+    head_copy_bytes: of the copy of the head that is read in its place, if one is; the few rows beside it do not count.
+    """
     number_bytes, scale_bytes = _CACHE_BYTES[kv_cache_dtype]
     cached = 2 * config.n_layer * (config.n_embd * number_bytes + config.n_head * scale_bytes) * past
     operations = 2 * (_block_size(config) + _head_size(config)) + (past + 1) * _pair_operations(config)
-    return Work(streamed_bytes(weights) + batch * cached, batch * operations)
+    read_bytes = streamed_bytes(weights) + batch * cached
+    if head_copy_bytes:
+        read_bytes += head_copy_bytes - weights[_head_name(weights)].nbytes
+    return Work(read_bytes, batch * operations)
 
 
 def streamed(weights: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
@@ -55,9 +62,7 @@ def streamed(weights: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
 
     A head that is tied to the token embeddings reads them in full.
     """
-    rows_only = {"wpe.weight"}
-    if any(name.startswith("lm_head.weight") for name in weights):
-        rows_only.add("wte.weight")
+    rows_only = {"wpe.weight", "wte.weight"} - {_head_name(weights)}
     return [array for name, array in weights.items() if name not in rows_only]
 
 
@@ -70,6 +75,10 @@ def _block_size(config: GPT2Config) -> int:
     """Return how many weights the matrices of all blocks have: c_attn, attn.c_proj, c_fc and mlp.c_proj."""
     n_inner = config.n_inner if config.n_inner is not None else 4 * config.n_embd
     return config.n_layer * config.n_embd * (4 * config.n_embd + 2 * n_inner)
+
+
+def _head_name(weights: Mapping[str, npt.NDArray[Any]]) -> str:
+    return "lm_head.weight" if "lm_head.weight" in weights else "wte.weight"
 
 
 def _head_size(config: GPT2Config) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2kit.cli.console import notice, print_json
-from gpt2kit.cli.options import debug_option, json_option, kv_cache_option
+from gpt2kit.cli.options import compute_option, debug_option, json_option, kv_cache_option
 
 if TYPE_CHECKING:
     from gpt2kit.benchmark.measure import Limits, Phase, Report
@@ -30,6 +30,7 @@ _DTYPE_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
     help="What the weights are converted to; auto leaves them as they are [auto].",
 )
 @click.option("--quant", type=click.Choice(["int8", "nf4"]), help="Quantise the weights.")
+@compute_option
 @kv_cache_option
 @click.option("--prompt", type=click.IntRange(min=1), metavar="N", help="Tokens of the prompt [512].")
 @click.option("--decode", type=click.IntRange(min=1), metavar="N", help="New tokens of a generation [128].")
@@ -82,6 +83,7 @@ def bench(model: str | None, **given: Any) -> None:
         quant=given["quant"],
         threads=given["threads"],
         engine="native",
+        compute=given["compute"],
         kv_cache_dtype=given["kv_cache_dtype"],
     )
     load_s = time.perf_counter() - start

@@ -34,7 +34,8 @@ TASKS: dict[str, tuple[str, ...]] = {
 _JUDGING = ("lines", "aggregation", "labels", "multi_label", "question", "context")
 _COMMON = (
     *("prompt", "file", "model", "as_json", "quiet", "task", "lines"),
-    *("device", "dtype", "quant", "kv_cache_dtype", "engine", "threads", "revision", "allow_pickle"),
+    *("device", "dtype", "quant", "compute", "kv_cache_dtype"),
+    *("engine", "threads", "revision", "allow_pickle"),
 )
 
 _OPTIONS = (

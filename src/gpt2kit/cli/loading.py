@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from gpt2kit.cli.console import notice
-from gpt2kit.cli.options import kv_cache_option
+from gpt2kit.cli.options import compute_option, kv_cache_option
 
 if TYPE_CHECKING:
     from gpt2kit.pipelines import Pipeline, TextGenerationPipeline
@@ -22,6 +22,7 @@ _OPTIONS = (
         "--dtype", default="auto", metavar="DTYPE", help="auto, float32, bfloat16 or float16 [auto]."
     ),
     click.option("--quant", type=click.Choice(["int8"]), help="Hold the weights in 8 bits."),
+    compute_option,
     kv_cache_option,
     click.option("--engine", type=click.Choice(["auto", "native", "torch"]), default="auto", help="[auto]"),
     click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads of the native engine."),
@@ -61,6 +62,7 @@ def load_pipeline(task: str, model: str | None, given: dict[str, Any], **options
         device=given["device"],
         dtype=given["dtype"],
         quant=given["quant"],
+        compute=given["compute"],
         engine=given["engine"],
         threads=given["threads"],
         kv_cache_dtype=given["kv_cache_dtype"],

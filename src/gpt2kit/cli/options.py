@@ -35,6 +35,15 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
+def compute_option(command: Command) -> Command:
+    """Add --compute."""
+    return click.option(
+        "--compute",
+        type=click.Choice(["auto", "float32", "bfloat16", "int16", "int8"]),
+        help="What activations become before they meet the weights [auto].",
+    )(command)
+
+
 def kv_cache_option(command: Command) -> Command:
     """Add --kv-cache-dtype."""
     return click.option(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from gpt2kit.checkpoint import Checkpoint, open_checkpoint
 from gpt2kit.checkpoint.dtypes import DTYPE_OPTIONS
 from gpt2kit.config import GenerationConfig, GPT2Config
+from gpt2kit.engine.compute import Compute
 from gpt2kit.engine.native import KvCacheDtype, NativeEngine, unsupported_reason
 from gpt2kit.engine.quantize import check_quant
 from gpt2kit.errors import EngineError, MissingDependencyError
@@ -26,9 +27,10 @@ def load_engine(
     engine: Literal["auto", "native", "torch"] = "auto",
     *,
     quant_cache: bool = True,
-    compute: Literal["float32", "bfloat16"] | None = None,
+    compute: Compute | None = None,
     kv_cache_dtype: KvCacheDtype | None = None,
     device: str | int | None = None,
+    head_scan: bool | None = None,
     **checkpoint_options: Any,
 ) -> Engine:
     """Open a model and return an engine for it.
@@ -43,10 +45,13 @@ def load_engine(
     engine: "native" (C++, CPU), "torch", or "auto": native unless the device or the model forbids it.
     quant_cache: keep what quant makes of a large model for the next load, in a folder that the environment variable
         GPT2KIT_CACHE names or, set to "off", denies; see docs/quantization.md.
-    compute: for the native engine: "float32", its default, or "bfloat16", which rounds activations before each
-        product with a matrix and needs dtype="bfloat16" or a file that is; see NativeEngine.
+    compute: for the native engine, what activations become before each product with a matrix. "auto" (None) is
+        "float32" for matrices of floats; "bfloat16" needs dtype="bfloat16" or a file that is. int8 matrices take
+        "int16" or "int8", by default 8 bits in prompts and 16 in what is generated; see NativeEngine.
     kv_cache_dtype: for the native engine: what keys and values are kept in, "float32", its default, "bfloat16" or
         "int8".
+    head_scan: for the native engine: False to do without the copy of the head in 8 bits by which generate() finds the
+        same ids sooner, once it has made some 30 tokens; see NativeEngine.
     device: None or "cpu" for the CPU; anything else is a torch device and needs the torch engine.
     checkpoint_options: revision, subfolder, token, ... of open_checkpoint.
 
@@ -65,9 +70,10 @@ def load_engine(
             quant=quant,
             quant_cache=quant_cache,
             threads=threads,
-            compute=compute if compute is not None else "float32",
+            compute=compute,
             kv_cache_dtype=kv_cache_dtype if kv_cache_dtype is not None else "float32",
             generation_config=generation_config,
+            head_scan=head_scan is not False,
         )
     from gpt2kit.engine.torch import TorchEngine
 
@@ -80,7 +86,9 @@ def load_engine(
         raise EngineError(
             "threads is for the native engine; call torch.set_num_threads() for the torch engine"
         )
-    if compute is not None:
+    if head_scan is not None:
+        raise EngineError("head_scan is for the native engine; leave it out for the torch engine")
+    if compute not in (None, "auto"):
         raise EngineError("compute is for the native engine; the torch engine computes in dtype")
     if kv_cache_dtype is not None:
         raise EngineError(

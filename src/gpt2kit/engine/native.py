@@ -5,6 +5,7 @@ This file holds what Python must do: names, errors and the Protocol. The arithme
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
@@ -15,10 +16,11 @@ from gpt2kit.checkpoint import BFloat16Array
 from gpt2kit.checkpoint.packed import PackedInt8
 from gpt2kit.config import GenerationConfig, GPT2Config
 from gpt2kit.config.packed import packed_format
+from gpt2kit.engine.compute import Compute, computing
 from gpt2kit.engine.quantize import is_matrix, native_weights
 from gpt2kit.errors import EngineError, GenerationError
 from gpt2kit.generation import generate
-from gpt2kit.generation.protocol import Engine, NewTokens, Output, Sequence
+from gpt2kit.generation.protocol import Engine, NewTokens, Output, Phase, Sequence, phases
 from gpt2kit.generation.strategies.options import Guesses
 
 if TYPE_CHECKING:
@@ -35,6 +37,11 @@ WeightArray: TypeAlias = (
 )
 
 KvCacheDtype = Literal["float32", "bfloat16", "int8"]
+
+# A head is scanned only where it has so many bytes, as a smaller one stays in the processor's cache, and only after so
+# many passes that could have used the copy of it, as making the copy takes the time that some 20 to 50 of them save.
+SCANNED_HEAD_BYTES = 1 << 24
+SCAN_AFTER_PASSES = 32
 
 # Names of activation_function that have a native kernel.
 ACTIVATIONS = frozenset(
@@ -110,18 +117,42 @@ def _bits(name: str, array: WeightArray) -> dict[str, npt.NDArray[Any] | memoryv
     return {name: array}
 
 
+def _head_numbers(weights: Mapping[str, WeightArray]) -> Any:
+    """Give the array of the head's numbers, or of their bits; None for those of int8, which are not scanned."""
+    array = weights.get("lm_head.weight", weights.get("wte.weight"))
+    if isinstance(array, BFloat16Array):
+        return array.bits
+    return None if isinstance(array, PackedInt8) else array
+
+
+def _scan_options(weights: Mapping[str, WeightArray]) -> dict[str, Any]:
+    """Give the core's arguments for the scan of the head. Raises EngineError where the head may change."""
+    numbers = _head_numbers(weights)
+    if numbers is None:
+        return {}
+    view = memoryview(numbers)
+    if not view.readonly:
+        raise EngineError(
+            "head_scan=True needs a head that never changes, and its array is writeable; set its flags.writeable to "
+            "False, or leave head_scan out"
+        )
+    is_mapped = isinstance(view.obj, mmap.mmap) and memoryview(view.obj).readonly
+    is_large = view.nbytes >= SCANNED_HEAD_BYTES
+    return {"head_scan_after": SCAN_AFTER_PASSES if is_large else -1, "head_is_mapped": is_mapped}
+
+
 class NativeEngine:
     """Runs a GPT-2 on the CPU over weights in float32, bfloat16, float16 or int8.
 
     Weights are read where they lie at every call: what changes in them shows at once. By default all arithmetic is
     float32. 16-bit weights are widened, which is exact, as they are read: results are those of the same weights in
-    float32, to the bit. What meets an int8 matrix is rounded to 16 bits, a hundredth of the rounding of its weights.
-    With compute="bfloat16" what a matrix multiplies is rounded to bfloat16 first, prompts and single tokens alike;
-    sums, norms, attention, activation functions and the residual stream stay in float32.
+    float32, to the bit. What meets an int8 matrix is rounded to 16 bits, a hundredth of the rounding of its weights,
+    or, in prompts, to 8. With compute="bfloat16" what a matrix multiplies is rounded to bfloat16 first, prompts and
+    single tokens alike; sums, norms, attention, activation functions and the residual stream stay in float32.
 
-    A row's result depends on its own tokens only, to the bit: not on the batch, on how a prompt is cut into
-    calls, on the number of threads or on the instruction set. Safe to call from several threads; calls take
-    turns.
+    A row's result depends on its own tokens and their phases only, to the bit: not on the batch, on how a prompt is
+    cut into calls, on the number of threads or on the instruction set. Safe to call from several threads; calls
+    take turns.
     """
 
     def __init__(
@@ -131,9 +162,10 @@ class NativeEngine:
         *,
         threads: int | None = None,
         isa: str | None = None,
-        compute: Literal["float32", "bfloat16"] = "float32",
+        compute: Compute | None = None,
         kv_cache_dtype: KvCacheDtype = "float32",
         generation_config: GenerationConfig | None = None,
+        head_scan: bool = False,
     ) -> None:
         """Take weights under the checkpoint's names, without the prefix `transformer.`.
 
@@ -142,12 +174,17 @@ class NativeEngine:
             PackedInt8 (quant/int8.py).
         threads: how many to compute with, by default all that the process may use.
         isa: "reference", "avx2" or "avx512" to force one; by default GPT2KIT_ISA, else the best there is.
-        compute: "bfloat16" rounds activations before each product with a matrix. Prompts then take half the time on
-            a processor with AVX512-BF16; all matrices but wpe must be bfloat16.
+        compute: what activations become before each product with a matrix. "bfloat16": then prompts take half the
+            time on a processor with AVX512-BF16; all matrices but wpe must be bfloat16. "int16" and "int8", for int8
+            matrices: integers, in both phases. "auto", or None: "float32", and with int8 matrices 8 bits in prompts
+            and 16 in what is generated.
         kv_cache_dtype: what keys and values are kept in. "bfloat16" takes half of the memory and "int8", with a scale
             for each token and head, some 27 %; attention reads that much less. It computes in float32 over what the
             cache holds, tokens of the same call included, so results depend on nothing else.
         generation_config: defaults for generate().
+        head_scan: let generate() keep a copy of the head in 8 bits and read that for each token, then only those rows
+            of the head whose logits may matter: the same ids, sooner, for a quarter of a float32 head's memory. The
+            head's weights must never change, so their array must not be writeable.
         Raises EngineError for a configuration that has no native implementation or an unusable argument.
         """
         _refuse_unsupported(config)
@@ -155,7 +192,15 @@ class NativeEngine:
             raise EngineError(f"threads is {threads}; it must be from 1 to 1024")
         self._config = config
         self._weights = dict(weights)
-        self._compute = compute
+        self._computing = computing(
+            compute,
+            {
+                "int8" if isinstance(array, PackedInt8) else "float"
+                for name, array in weights.items()
+                if is_matrix(name)
+            },
+        )
+        self._head_scan = head_scan
         self._kv_cache_dtype: KvCacheDtype = kv_cache_dtype
         self.generation_config = generation_config
         try:
@@ -175,7 +220,10 @@ class NativeEngine:
                 },
                 threads=threads if threads is not None else available_threads(),
                 isa=isa,
-                compute=compute,
+                compute=self._computing.floats,
+                prefill_precision=self._computing.prefill,
+                decode_precision=self._computing.decode,
+                **(_scan_options(self._weights) if head_scan else {}),
                 kv_cache_dtype=kv_cache_dtype,
             )
         except (ValueError, TypeError, RuntimeError) as error:
@@ -191,9 +239,10 @@ class NativeEngine:
         quant_cache: bool = True,
         threads: int | None = None,
         isa: str | None = None,
-        compute: Literal["float32", "bfloat16"] = "float32",
+        compute: Compute | None = None,
         kv_cache_dtype: KvCacheDtype = "float32",
         generation_config: GenerationConfig | None = None,
+        head_scan: bool = True,
     ) -> NativeEngine:
         """Use a checkpoint's weights.
 
@@ -202,7 +251,7 @@ class NativeEngine:
         quant: "int8" holds every matrix, the embeddings and the head among them, in 8 bits; it needs dtype "auto".
             A packed folder has its format already.
         quant_cache: as for load_engine.
-        threads, isa, compute, kv_cache_dtype, generation_config: as for NativeEngine.
+        threads, isa, compute, kv_cache_dtype, generation_config, head_scan: as for NativeEngine.
         """
         _refuse_unsupported(checkpoint.config)
         names = [
@@ -213,14 +262,18 @@ class NativeEngine:
         if checkpoint.config.tie_word_embeddings and "lm_head.weight" in names:
             names.remove("lm_head.weight")
         num_threads = threads if threads is not None else available_threads()
+        weights = native_weights(
+            checkpoint, names, dtype, quant, quant_cache=quant_cache, threads=num_threads
+        )
         return cls(
             checkpoint.config,
-            native_weights(checkpoint, names, dtype, quant, quant_cache=quant_cache, threads=num_threads),
+            weights,
             threads=threads,
             isa=isa,
             compute=compute,
             kv_cache_dtype=kv_cache_dtype,
             generation_config=generation_config,
+            head_scan=head_scan,
         )
 
     @property
@@ -234,9 +287,9 @@ class NativeEngine:
         return str(self._model.isa)
 
     @property
-    def compute(self) -> Literal["float32", "bfloat16"]:
-        """What products are computed in."""
-        return self._compute
+    def compute(self) -> Compute:
+        """What activations become before products: "auto" where that depends on the phase."""
+        return self._computing.name
 
     @property
     def kv_cache_dtype(self) -> KvCacheDtype:
@@ -265,6 +318,15 @@ class NativeEngine:
             for name, array in self._weights.items()
             for key, part in _bits(name, array).items()
         }
+
+    @property
+    def head_scan_counts(self) -> dict[str, int]:
+        """What the scan of the head has done so far.
+
+        rows: for how many tokens; logits: how many were computed for them; full_shares: how often a thread computed
+        all of its share, as too many might matter; bytes: of the copy, 0 as long as there is none.
+        """
+        return self._model.head_scan_counts()
 
     def new_sequence(self) -> _native.KvSequence:
         """Return an empty sequence with room for n_positions tokens; memory is taken as it fills."""
@@ -295,10 +357,12 @@ class NativeEngine:
         hidden_states: bool = False,
         attentions: bool = False,
         head_mask: npt.ArrayLike | None = None,
+        phase: Phase | Items[Phase] = "prefill",
     ) -> list[Output]:
         """Append each row's new ids to its sequence and return one Output a row, in order.
 
         head_mask: (n_layer, n_head), multiplies the attention probabilities of each head.
+        phase: of all rows, or of each. It matters to int8 matrices with compute "auto" alone.
         Raises EngineError for ids out of range, too many tokens, a head_mask of another shape, or a sequence
         that is freed, foreign or used twice; then no sequence has changed.
         """
@@ -315,6 +379,7 @@ class NativeEngine:
                 hidden_states=hidden_states,
                 attentions=attentions,
                 head_mask=mask,
+                phases=phases(phase, len(work)),
             )
         except (ValueError, TypeError) as error:
             raise EngineError(str(error)) from error
@@ -336,10 +401,10 @@ class NativeEngine:
             start += length
         return outputs
 
-    def head(self, states: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def head(self, states: npt.NDArray[np.float32], *, phase: Phase = "prefill") -> npt.NDArray[np.float32]:
         """Return logits (N, V) for hidden states (N, C), which are multiplied by the head as they are."""
         try:
-            return self._model.project(states)
+            return self._model.project(states, phase)
         except (ValueError, TypeError) as error:
             raise EngineError(str(error)) from error
 
@@ -351,7 +416,8 @@ class NativeEngine:
             self._weights,
             threads=self.threads,
             isa=self.isa,
-            compute=self._compute,
+            compute=self.compute,
+            head_scan=self._head_scan,
             kv_cache_dtype=self._kv_cache_dtype,
         )
 

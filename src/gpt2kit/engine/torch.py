@@ -19,7 +19,7 @@ from gpt2kit.engine.native import shallower
 from gpt2kit.engine.torch_sequence import TorchSequence
 from gpt2kit.errors import ConfigError, EngineError
 from gpt2kit.generation import generate
-from gpt2kit.generation.protocol import Output, Sequence
+from gpt2kit.generation.protocol import Output, Phase, Sequence
 from gpt2kit.model import DynamicCache, GPT2DoubleHeadsModel, GPT2LMHeadModel
 from gpt2kit.model.cache.base import Cache
 from gpt2kit.model.cache.caches import EncoderDecoderCache, RaggedCache
@@ -114,9 +114,11 @@ class TorchEngine:
         hidden: bool = False,
         hidden_states: bool = False,
         attentions: bool = False,
+        phase: Phase | Items[Phase] = "prefill",
     ) -> list[Output]:
         """Append each row's new ids to its sequence and return one Output a row, in order.
 
+        phase: changes nothing here.
         Raises EngineError for ids out of range, too many tokens, or a sequence that is freed, foreign or used
         twice; then no sequence has changed.
         """
@@ -190,7 +192,7 @@ class TorchEngine:
             outputs.append(row)
         return outputs
 
-    def head(self, states: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def head(self, states: npt.NDArray[np.float32], *, phase: Phase = "prefill") -> npt.NDArray[np.float32]:
         """Return logits (N, V) for hidden states (N, C), which are multiplied by the head as they are."""
         with self._turn, torch.inference_mode():
             logits = self.model.lm_head(torch.from_numpy(states).to(self.model.device, self.model.dtype))

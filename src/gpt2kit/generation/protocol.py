@@ -7,6 +7,7 @@ An engine owns the weights; a sequence owns the cached keys and values of one te
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 # In quotes, since a native generation needs no numpy.
 Array: TypeAlias = "npt.NDArray[np.float32]"
 Logits = Literal["last", "all"]
+# What tokens are: given, as a prompt's, or generated, or guessed to be. An engine may compute the two differently.
+Phase = Literal["prefill", "decode"]
 
 
 class Sequence(Protocol):
@@ -39,6 +42,11 @@ class Sequence(Protocol):
 
     def free(self) -> None:
         """Give the cache's memory back; the sequence may not be used afterwards."""
+
+
+def phases(phase: Phase | Items[Phase], num_rows: int) -> list[Phase]:
+    """Return the phase of each row."""
+    return [phase] * num_rows if isinstance(phase, str) else list(phase)
 
 
 @dataclass
@@ -76,13 +84,14 @@ class Engine(Protocol):
         hidden: bool = False,
         hidden_states: bool = False,
         attentions: bool = False,
+        phase: Phase | Items[Phase] = "prefill",
     ) -> list[Output]:
         """Append each row's new ids to its sequence and return one Output a row, in order.
 
-        Every list of ids has at least one id; a sequence occurs once in a call.
+        Every list of ids has at least one id; a sequence occurs once in a call. phase: of all rows, or of each.
         """
 
-    def head(self, states: Array) -> Array:
+    def head(self, states: Array, *, phase: Phase = "prefill") -> Array:
         """Return logits (N, V) for hidden states (N, C), which are multiplied by the head as they are."""
 
     def first_layers(self, n_layer: int) -> Engine:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from gpt2kit.generation.options import Options
 from gpt2kit.generation.processors.chain import LogitsProcessor, Scores, build_processors, process
 from gpt2kit.generation.processors.custom import Custom
-from gpt2kit.generation.protocol import Engine, Output
+from gpt2kit.generation.protocol import Engine, Output, Phase
 from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.random import coin
 from gpt2kit.generation.rows import OnToken, Steps, Wanted
@@ -89,9 +89,9 @@ class RowLoop:
                 row.sequence.free()
         return [self._done[key] for key in sorted(self._done)]
 
-    def forward(self, work: list[tuple[CachedSequence, list[int]]]) -> list[Output]:
+    def forward(self, work: list[tuple[CachedSequence, list[int]]], phases: list[Phase]) -> list[Output]:
         """Run the engine; a subclass may ask it for more than the last logits."""
-        return self.engine.forward(work, logits="last", **self._wanted.of_forward)
+        return self.engine.forward(work, logits="last", phase=phases, **self._wanted.of_forward)
 
     def logits(self, output: Output) -> Scores:
         """Return the scores (V,) that a forward pass gave for the next token of a row."""
@@ -105,6 +105,10 @@ class RowLoop:
             row.sequence.truncate(0)
             row.start = start
         return row.ids[row.start + row.sequence.length :]
+
+    def phase(self, row: Row) -> Phase:
+        """Return what the pending ids of a row are: a window that is filled anew counts as given."""
+        return "decode" if row.new_ids and row.sequence.length > 0 else "prefill"
 
     def choose(
         self, row: Row, ids: list[int], logits: Scores, adjust: Callable[[Scores], Scores] | None = None
@@ -173,7 +177,8 @@ class RowLoop:
     def _step(self, active: list[Row], joining: list[int]) -> None:
         num_active = len(active)
         active.extend(self.join(prompt_index) for prompt_index in joining)
-        outputs = self.forward([(row.sequence, self.pending(row)) for row in active])
+        work = [(row.sequence, self.pending(row)) for row in active]
+        outputs = self.forward(work, [self.phase(row) for row in active])
         for start, output in list(zip(active, outputs, strict=True))[num_active:]:
             for index in range(1, self.options.num_return_sequences):
                 active.append(self.fork(start, index))

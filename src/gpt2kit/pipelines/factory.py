@@ -10,6 +10,7 @@ from typing import Any
 from gpt2kit.checkpoint import Checkpoint, open_checkpoint
 from gpt2kit.config import AutoConfig, GPT2Config
 from gpt2kit.engine import choose_engine, load_engine
+from gpt2kit.engine.compute import Compute
 from gpt2kit.errors import PipelineError
 from gpt2kit.pipelines.base import Pipeline
 from gpt2kit.pipelines.device import choose_device, needs_placing
@@ -63,6 +64,7 @@ def pipeline(
     variant: str | None = None,
     allow_pickle: bool = False,
     quant: str | None = None,
+    compute: Compute | None = None,
     threads: int | None = None,
     engine: str = "auto",
     kv_cache_dtype: str | None = None,
@@ -76,7 +78,7 @@ def pipeline(
     revision to allow_pickle: as for from_pretrained; token too. torch_dtype: Transformers 4's name of dtype.
     device, device_map: None or -1 for the CPU, which needs no torch; a number for an accelerator, with a
         fall-back to the CPU. A dict, and "auto" where there is an accelerator, are as for from_pretrained.
-    dtype, quant, threads, engine, kv_cache_dtype: as for load_engine.
+    dtype, quant, compute, threads, engine, kv_cache_dtype: as for load_engine.
     model_kwargs: more options of from_pretrained; those that only torch has choose the torch engine.
     pipeline_class: a subclass of the task's pipeline to make instead.
     use_fast, trust_remote_code: accepted and without effect: there is one tokenizer, and code that comes with
@@ -118,6 +120,7 @@ def pipeline(
         "quant": quant,
         "threads": threads,
         "engine": engine,
+        "compute": compute,
         "kv_cache_dtype": kv_cache_dtype,
     }
     if model is not None and not isinstance(model, (str, os.PathLike, Checkpoint)):
@@ -196,7 +199,8 @@ def _load(
 ) -> Any:
     """Return what runs the model: an engine, an engine with a head, or a torch model with its head.
 
-    how: dtype, quant, threads, engine and kv_cache_dtype. torch_options: those of from_pretrained that need torch.
+    how: dtype, quant, compute, threads, engine and kv_cache_dtype. torch_options: those of from_pretrained that need
+        torch.
     """
     if not torch_options and kind.task == "text-generation":
         return load_engine(checkpoint, device=place, **how)
@@ -208,8 +212,8 @@ def _load(
 
         head = None if kind.head is None else load_head(checkpoint, kind.head, kind.task)
         return EngineWithHead(load_engine(checkpoint, **how), head)
-    for name in ("quant", "threads", "kv_cache_dtype"):
-        if how[name] is not None:
+    for name in ("quant", "threads", "compute", "kv_cache_dtype"):
+        if how[name] not in (None, "auto"):
             raise PipelineError(
                 f"{name}={how[name]!r} is for the native engine, and torch runs this; leave it out"
             )

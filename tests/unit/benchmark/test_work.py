@@ -32,6 +32,11 @@ def test_a_shorter_cache_takes_its_bytes_and_its_scales() -> None:
     assert decode_work(CONFIG, WEIGHTS, 5, 3, "int8").read_bytes == weights + 3 * with_scales
 
 
+def test_a_copy_of_the_head_is_read_in_its_place() -> None:
+    full, copied = decode_work(CONFIG, WEIGHTS, 5), decode_work(CONFIG, WEIGHTS, 5, head_copy_bytes=100)
+    assert copied.read_bytes == full.read_bytes - 11 * 8 * 4 + 100
+
+
 def test_of_an_untied_model_the_head_is_read_and_not_the_embeddings() -> None:
     weights = {**WEIGHTS, "lm_head.weight": np.zeros((11, 8), np.float16)}
     assert streamed_bytes(weights) == 11 * 8 * 2 + 8 * 24 * 2

@@ -179,7 +179,9 @@ def mutate_and_load(folder: Path, whole: bytes, rng: random.Random) -> bool:
     return True
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "count", [300, pytest.param(100_000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+)
 def test_changed_files_are_refused_or_run(tmp_path: Path, count: int) -> None:
     quantize_folder(model_folder(tmp_path / "model", n_layer=1), tmp_path / "packed")
     whole = (tmp_path / "packed" / "model.safetensors").read_bytes()

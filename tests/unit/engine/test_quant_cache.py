@@ -277,3 +277,15 @@ def test_processes_that_load_at_once_all_succeed(cache: Path, model: Path) -> No
     assert len(answers) == 1 and answers.pop().startswith("[[")
     assert all(process.returncode == 0 for process in processes)
     assert len(entries(cache)) == 1
+
+
+def test_an_entry_is_run_without_numpy(cache: Path, model: Path) -> None:
+    logits(model)
+    code = (
+        "import sys; from gpt2kit import load_engine; from gpt2kit.engine import quant_cache\n"
+        "quant_cache.LEAST_BYTES = 0\n"
+        f"engine = load_engine({str(model)!r}, quant='int8', threads=1)\n"
+        "assert len(engine.generate([[1, 2]], 3)[0]) == 3\n"
+        "assert 'numpy' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -16,7 +16,7 @@ from gpt2kit.generation.beams.prompt import Criteria, PromptSearch
 from gpt2kit.generation.options import Options
 from gpt2kit.generation.processors.chain import build_processors
 from gpt2kit.generation.processors.custom import Custom
-from gpt2kit.generation.protocol import Engine
+from gpt2kit.generation.protocol import Engine, Phase
 from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.rows import Generated, RowWatch, Wanted
 from gpt2kit.generation.text import RowText
@@ -116,10 +116,14 @@ def _forward(engine: Engine, active: list[PromptSearch], wanted: Wanted) -> None
     """Run one pass over the live beams of all searches and leave each its output."""
     beams = [beam for search in active for beam in search.live]
     work = []
-    for beam in beams:
-        assert beam.sequence is not None
-        work.append((beam.sequence, beam.ids[beam.sequence.length :]))
-    for beam, output in zip(beams, engine.forward(work, logits="last", **wanted.of_forward), strict=True):
+    phases: list[Phase] = []
+    for search in active:
+        for beam in search.live:
+            assert beam.sequence is not None
+            work.append((beam.sequence, beam.ids[beam.sequence.length :]))
+            phases.append("decode" if search.new_ids(beam) else "prefill")
+    outputs = engine.forward(work, logits="last", phase=phases, **wanted.of_forward)
+    for beam, output in zip(beams, outputs, strict=True):
         beam.output = output
 
 

@@ -79,7 +79,10 @@ class Guidance:
     def _run(self, work: dict[_Key, list[int]]) -> None:
         if not work:
             return
-        outputs = self._engine.forward([(self._sequences[key], ids) for key, ids in work.items()])
+        outputs = self._engine.forward(
+            [(self._sequences[key], ids) for key, ids in work.items()],
+            phase=["decode" if self._sequences[key].length > 0 else "prefill" for key in work],
+        )
         for key, output in zip(work, outputs, strict=True):
             assert output.logits is not None
             self._logits[key] = output.logits

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation.processors.chain import Scores, process
-from gpt2kit.generation.protocol import Output
+from gpt2kit.generation.protocol import Output, Phase
 from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.row_loop import Row, RowLoop
 from gpt2kit.generation.strategies.options import Contrastive
@@ -61,14 +61,14 @@ class ContrastiveLoop(RowLoop):
             for twin in self._twins:
                 twin.free()
 
-    def forward(self, work: list[tuple[CachedSequence, list[int]]]) -> list[Output]:
-        return self.engine.forward(work, logits="last", hidden=True)
+    def forward(self, work: list[tuple[CachedSequence, list[int]]], phases: list[Phase]) -> list[Output]:
+        return self.engine.forward(work, logits="last", hidden=True, phase=phases)
 
     def _step(self, active: list[Row], joining: list[int]) -> None:
         starts = [self.join(prompt_index) for prompt_index in joining]
         active.extend(starts)
         if starts:
-            outputs = self.forward([(row.sequence, row.ids) for row in starts])
+            outputs = self.forward([(row.sequence, row.ids) for row in starts], ["prefill"] * len(starts))
             for row, output in zip(starts, outputs, strict=True):
                 self._next_logits[row], self._states[row] = self.logits(output), _unit(output)
         scores = {row: process(row.chain, row.ids, self._next_logits[row]) for row in active}
@@ -121,7 +121,8 @@ class ContrastiveLoop(RowLoop):
             twins.append(row.sequence.fork())
             self._twins.add(twins[-1])
         outputs = self.forward(
-            [(twin, [token_id]) for twin, (_, token_id, _) in zip(twins, tokens, strict=True)]
+            [(twin, [token_id]) for twin, (_, token_id, _) in zip(twins, tokens, strict=True)],
+            ["decode"] * len(twins),
         )
         alpha = self._strategy.penalty_alpha
         result = []

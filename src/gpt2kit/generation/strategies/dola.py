@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpt2kit.generation.processors.chain import Scores
-from gpt2kit.generation.protocol import Output
+from gpt2kit.generation.protocol import Output, Phase
 from gpt2kit.generation.protocol import Sequence as CachedSequence
 from gpt2kit.generation.row_loop import RowLoop
 from gpt2kit.generation.strategies.options import Dola
@@ -43,12 +43,14 @@ class DolaLoop(RowLoop):
         assert isinstance(self.options.strategy, Dola)
         self._layers = list(self.options.strategy.layers)
 
-    def forward(self, work: list[tuple[CachedSequence, list[int]]]) -> list[Output]:
-        return self.engine.forward(work, logits="last", **{**self._wanted.of_forward, "hidden_states": True})
+    def forward(self, work: list[tuple[CachedSequence, list[int]]], phases: list[Phase]) -> list[Output]:
+        options = {**self._wanted.of_forward, "hidden_states": True}
+        return self.engine.forward(work, logits="last", phase=phases, **options)
 
     def logits(self, output: Output) -> Scores:
         assert output.logits is not None and output.hidden_states is not None
-        early = self.engine.head(np.ascontiguousarray(output.hidden_states[self._layers, -1]))
+        states = np.ascontiguousarray(output.hidden_states[self._layers, -1])
+        early = self.engine.head(states, phase="decode")
         return contrast(output.logits, early)
 
 

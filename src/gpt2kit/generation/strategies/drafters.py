@@ -8,7 +8,7 @@ import numpy as np
 
 from gpt2kit.errors import GenerationError
 from gpt2kit.generation.processors.chain import Scores
-from gpt2kit.generation.protocol import Engine, Sequence
+from gpt2kit.generation.protocol import Engine, Output, Phase, Sequence
 from gpt2kit.generation.row_loop import Row
 from gpt2kit.generation.sampling import sample
 from gpt2kit.generation.strategies.options import Assistance
@@ -73,7 +73,7 @@ class DraftModel:
         growing = list(guesses)
         while growing:
             ids = {row: row.ids + guesses[row].ids for row in growing}
-            outputs = self.engine.forward([self.unseen(row, ids[row]) for row in growing], logits="last")
+            outputs = self.run({row: ids[row] for row in growing})
             still_growing = []
             for row, output in zip(growing, outputs, strict=True):
                 assert output.logits is not None
@@ -105,6 +105,12 @@ class DraftModel:
     def close(self) -> None:
         for row in list(self._sequences):
             self.forget(row)
+
+    def run(self, ids: dict[Row, list[int]]) -> list[Output]:
+        """Return what follows each row's ids here: prompts where it is new, else what has been generated."""
+        work = [self.unseen(row, known) for row, known in ids.items()]
+        phases: list[Phase] = ["decode" if sequence.length > 0 else "prefill" for sequence, _ in work]
+        return self.engine.forward(work, logits="last", phase=phases)
 
     def unseen(self, row: Row, ids: list[int]) -> tuple[Sequence, list[int]]:
         """Return the row's sequence here, cut to what it shares with ids, and the ids it lacks, at least one."""
@@ -154,7 +160,7 @@ class TranslatingDraftModel:
         for _ in range(self._draft.how.num_assistant_tokens):
             if not growing:
                 break
-            outputs = engine.forward([self._draft.unseen(row, ids[row]) for row in growing], logits="last")
+            outputs = self._draft.run({row: ids[row] for row in growing})
             for row, output in zip(growing, outputs, strict=True):
                 assert output.logits is not None
                 ids[row] = [*ids[row], sample(output.logits, None)]

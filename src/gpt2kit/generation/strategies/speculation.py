@@ -69,44 +69,52 @@ class SpeculativeLoop(RowLoop):
             self._drafter.close()
 
     def _step(self, active: list[Row], joining: list[int]) -> None:
-        self._join(active, joining)
-        num_before = sum(len(row.ids) for row in active)
-        guesses: dict[Row, Guess] = {}
-        if self._payoff.start():
-            guesses = self._drafter.propose(self, {row: self._limit(row) for row in active})
-        drafts = [guesses.get(row, Guess()) for row in active]
-        outputs = self.engine.forward(
-            [
-                (row.sequence, self.pending(row) + draft.ids)
-                for row, draft in zip(active, drafts, strict=True)
-            ],
-            logits="all",
-        )
-        still_active = []
-        num_after = 0
-        for row, draft, output in zip(active, drafts, outputs, strict=True):
-            assert output.logits is not None
-            is_done = self._settle(row, draft, output.logits[-1 - len(draft.ids) :])
-            num_after += len(row.ids)
-            if is_done:
+        active.extend(self.join(prompt_index) for prompt_index in joining)
+        pending = {row: self.pending(row) for row in active}
+        given = [row for row in active if self.phase(row) == "prefill"]
+        growing = [row for row in active if self.phase(row) == "decode"]
+        is_done = self._fill(active, {row: pending[row] for row in given}) if given else {}
+        if growing:
+            is_done |= self._grow({row: pending[row] for row in growing})
+        for row in active:
+            if is_done[row]:
                 self._drafter.forget(row)
                 self.finish(row)
             else:
                 row.sequence.truncate(len(row.ids) - 1 - row.start)
-                still_active.append(row)
-        active[:] = still_active
-        self._payoff.end(num_after - num_before)
+        active[:] = [row for row in active if not is_done[row]]
 
-    def _join(self, active: list[Row], joining: list[int]) -> None:
-        """Run the prompts of new rows but for their last tokens, which every step begins with."""
-        starts = [self.join(prompt_index) for prompt_index in joining]
-        active.extend(starts)
-        work = [(row.sequence, ids) for row in starts if (ids := self.pending(row)[:-1])]
-        if work:
-            self.engine.forward(work, logits=None)
-        for start in starts:
-            for index in range(1, self.options.num_return_sequences):
-                active.append(self.fork(start, index))
+    def _fill(self, active: list[Row], pending: dict[Row, list[int]]) -> dict[Row, bool]:
+        """Run prompts, or windows that have moved, choose the token behind each, and say which rows end.
+
+        Without guesses, which are of another phase. Adds the other rows of new prompts to the active ones.
+        """
+        outputs = self.engine.forward([(row.sequence, ids) for row, ids in pending.items()], logits="last")
+        logits: dict[Row, Scores] = {}
+        for row, output in zip(pending, outputs, strict=True):
+            assert output.logits is not None
+            logits[row] = output.logits
+            if not row.new_ids:
+                for index in range(1, self.options.num_return_sequences):
+                    active.append(self.fork(row, index))
+                    logits[active[-1]] = output.logits
+        return {row: self._settle(row, Guess(), scores[None]) for row, scores in logits.items()}
+
+    def _grow(self, pending: dict[Row, list[int]]) -> dict[Row, bool]:
+        """Guess what follows rows, check it, and say which rows end."""
+        num_before = sum(len(row.ids) for row in pending)
+        guesses: dict[Row, Guess] = {}
+        if self._payoff.start():
+            guesses = self._drafter.propose(self, {row: self._limit(row) for row in pending})
+        drafts = {row: guesses.get(row, Guess()) for row in pending}
+        work = [(row.sequence, ids + drafts[row].ids) for row, ids in pending.items()]
+        outputs = self.engine.forward(work, logits="all", phase="decode")
+        is_done = {}
+        for (row, draft), output in zip(drafts.items(), outputs, strict=True):
+            assert output.logits is not None
+            is_done[row] = self._settle(row, draft, output.logits)
+        self._payoff.end(sum(len(row.ids) for row in pending) - num_before)
+        return is_done
 
     def _limit(self, row: Row) -> int:
         """Return how many guessed tokens a row has use and room for."""
