@@ -34,7 +34,7 @@ class Engine(NamedTuple):
 
 # ---- gpt2kit ----
 
-# "bfloat16-compute" also computes in it; "int8-compute" rounds activations to 8 bits for single tokens too.
+# "...-compute" also rounds activations to it, for single tokens too, and keeps keys and values in it.
 _GPT2KIT_FILES = {
     "bfloat16": "bf16",
     "bfloat16-compute": "bf16",
@@ -58,7 +58,7 @@ def load_gpt2kit(copy: Path, format: str, threads: int) -> Peer:
     from gpt2kit import load_engine
 
     compute: Any = format.removesuffix("-compute") if format.endswith("-compute") else None
-    engine = load_engine(copy, threads=threads, compute=compute)
+    engine = load_engine(copy, threads=threads, compute=compute, kv_cache_dtype=compute)
 
     def generate_many(prompts: list[Ids], n: int) -> list[Ids]:
         return engine.generate(prompts, max_new_tokens=n, min_new_tokens=n, do_sample=False)
