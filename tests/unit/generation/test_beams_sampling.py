@@ -83,7 +83,8 @@ def test_a_seed_repeats_the_rows_and_another_does_not():
     options = {"num_beams": 3, "do_sample": True, "max_new_tokens": 12, "eos_token_id": []}
     first = generate(FakeEngine(), [[1]], **options)[0]
     assert generate(FakeEngine(), [[1]], seed=first.seed, **options)[0].ids == first.ids
-    assert generate(FakeEngine(), [[1]], seed=first.seed + 1, **options)[0].ids != first.ids
+    others = [generate(FakeEngine(), [[1]], seed=first.seed + i, **options)[0].ids for i in range(1, 9)]
+    assert any(ids != first.ids for ids in others)  # two seeds may well choose the same beam
 
 
 def test_every_beam_keeps_one_token_more_than_there_are_end_tokens():
