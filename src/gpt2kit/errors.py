@@ -1,4 +1,4 @@
-"""Every error that gpt2kit raises on purpose.
+"""Every error that gpt2kit raises on purpose, and the class of its warnings.
 
     GPT2Error
       ConfigError (ValueError)         a configuration that cannot be a GPT-2
@@ -9,6 +9,8 @@
       GenerationError (ValueError)     options that contradict each other, or a prompt that does not fit
       ScoringError (ValueError)        a text or an option that cannot be scored
       PipelineError (ValueError)       an input or an option that a pipeline's task cannot take
+        UnknownTaskError (KeyError)    a task that there is no pipeline for
+      TrainingError (ValueError)       a batch, a schedule or an option that a training cannot use
       EngineError (RuntimeError)       an engine that cannot do what was asked of it
       MissingDependencyError (ImportError)  an optional package that is not installed
 
@@ -19,6 +21,10 @@ A message says what was given, what is allowed and what to do.
 
 class GPT2Error(Exception):
     """A mistake that gpt2kit can explain; the command line prints it as one line."""
+
+
+class GPT2Warning(UserWarning):
+    """Something that may surprise, told once; gpt2kit.logging.set_verbosity_error() silences it."""
 
 
 class ConfigError(GPT2Error, ValueError):
@@ -51,6 +57,16 @@ class ScoringError(GPT2Error, ValueError):
 
 class PipelineError(GPT2Error, ValueError):
     """A pipeline was given an input or an option that its task cannot take."""
+
+
+class UnknownTaskError(PipelineError, KeyError):
+    """There is no pipeline for a task, where scripts written for Transformers expect a KeyError."""
+
+    __str__ = Exception.__str__  # a KeyError would put its message in quotes
+
+
+class TrainingError(GPT2Error, ValueError):
+    """A batch cannot be made, or a schedule or an option cannot be used."""
 
 
 class EngineError(GPT2Error, RuntimeError):
