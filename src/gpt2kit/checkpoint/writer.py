@@ -118,7 +118,7 @@ def save_checkpoint(
     with _staging(Path(folder), _stale(stem, index)) as (stage, keep):
         shards = _split(named, limit, stem)
         for name, shard in shards.items():
-            _write_safetensors(stage / name, shard, noted)
+            write_safetensors(stage / name, shard, noted)
         if len(shards) > 1:
             _write_index(stage / index, shards)
         keep.extend([*shards, *([index] if len(shards) > 1 else []), CONFIG_NAME])
@@ -256,7 +256,8 @@ def _split(weights: Shard, limit: int, stem: str) -> dict[str, Shard]:
     return {f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors": shard for i, shard in enumerate(shards, 1)}
 
 
-def _write_safetensors(path: Path, shard: Shard, metadata: Mapping[str, str]) -> None:
+def write_safetensors(path: Path, shard: Shard, metadata: Mapping[str, str]) -> None:
+    """Write arrays with the names of their file dtypes, such as "F32", into a file that does not exist yet."""
     import numpy as np
 
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
