@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import Any
 
+from gpt2kit.transformers_names import install_paths, why_missing
+
 __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
@@ -15,8 +17,15 @@ _MODULES = {
     "AutoTokenizer": "gpt2kit.tokenizer",
     "BatchEncoding": "gpt2kit.tokenizer",
     "StreamDecoder": "gpt2kit.tokenizer",
+    "AddedToken": "gpt2kit.tokenizer",
+    "CharSpan": "gpt2kit.tokenizer.batch_encoding",
+    "TokenSpan": "gpt2kit.tokenizer.batch_encoding",
+    "TensorType": "gpt2kit.tokenizer.enums",
+    "PaddingStrategy": "gpt2kit.tokenizer.enums",
+    "TruncationStrategy": "gpt2kit.tokenizer.enums",
     "AutoModel": "gpt2kit.model",
     "AutoModelForCausalLM": "gpt2kit.model",
+    "AutoModelForMultipleChoice": "gpt2kit.model",
     "AutoModelForPreTraining": "gpt2kit.model",
     "AutoModelForQuestionAnswering": "gpt2kit.model",
     "AutoModelForSequenceClassification": "gpt2kit.model",
@@ -28,6 +37,9 @@ _MODULES = {
     "GPT2ForQuestionAnswering": "gpt2kit.model",
     "GPT2ForSequenceClassification": "gpt2kit.model",
     "GPT2ForTokenClassification": "gpt2kit.model",
+    "GPT2PreTrainedModel": "gpt2kit.model",
+    "GenerationMixin": "gpt2kit.model.generation_mixin",
+    "Conv1D": "gpt2kit.model.attention",
     "Cache": "gpt2kit.model",
     "DynamicCache": "gpt2kit.model",
     "EncoderDecoderCache": "gpt2kit.model",
@@ -42,6 +54,9 @@ _MODULES = {
     "DisjunctiveConstraint": "gpt2kit.generation.beams.constraints",
     "WatermarkDetector": "gpt2kit.generation.watermark_detector",
     "SynthIDTextScorer": "gpt2kit.generation.watermark_detector",
+    "SynthIDTextWatermarkDetector": "gpt2kit.torch_generation.bayesian_detector",
+    "BayesianDetectorConfig": "gpt2kit.torch_generation.bayesian_detector",
+    "BayesianDetectorModel": "gpt2kit.torch_generation.bayesian_detector",
     "LogitsProcessor": "gpt2kit.torch_generation.logits_processor",
     "LogitsProcessorList": "gpt2kit.torch_generation.logits_processor",
     "MinLengthLogitsProcessor": "gpt2kit.torch_generation.processors",
@@ -87,16 +102,84 @@ _MODULES = {
     "load_engine": "gpt2kit.engine",
     "score": "gpt2kit.scoring",
     "pipeline": "gpt2kit.pipelines",
+    "Pipeline": "gpt2kit.pipelines",
+    "TextGenerationPipeline": "gpt2kit.pipelines",
+    "FeatureExtractionPipeline": "gpt2kit.pipelines",
+    "TextClassificationPipeline": "gpt2kit.pipelines",
+    "TokenClassificationPipeline": "gpt2kit.pipelines",
+    "NerPipeline": "gpt2kit.pipelines",
+    "ZeroShotClassificationPipeline": "gpt2kit.pipelines",
+    "QuestionAnsweringPipeline": "gpt2kit.pipelines",
+    "set_seed": "gpt2kit.train.seed",
+    "SchedulerType": "gpt2kit.train.schedules",
+    "get_scheduler": "gpt2kit.train.schedules",
+    "get_constant_schedule": "gpt2kit.train.schedules",
+    "get_constant_schedule_with_warmup": "gpt2kit.train.schedules",
+    "get_cosine_schedule_with_warmup": "gpt2kit.train.schedules",
+    "get_cosine_with_hard_restarts_schedule_with_warmup": "gpt2kit.train.schedules",
+    "get_cosine_with_min_lr_schedule_with_warmup": "gpt2kit.train.schedules",
+    "get_cosine_with_min_lr_schedule_with_warmup_lr_rate": "gpt2kit.train.schedules",
+    "get_inverse_sqrt_schedule": "gpt2kit.train.schedules",
+    "get_linear_schedule_with_warmup": "gpt2kit.train.schedules",
+    "get_polynomial_decay_schedule_with_warmup": "gpt2kit.train.schedules",
+    "get_reduce_on_plateau_schedule": "gpt2kit.train.schedules",
+    "get_wsd_schedule": "gpt2kit.train.schedules",
+    "DataCollatorForLanguageModeling": "gpt2kit.train.collators",
+    "DataCollatorForMultipleChoice": "gpt2kit.train.collators",
+    "DataCollatorForTokenClassification": "gpt2kit.train.collators",
+    "DataCollatorWithFlattening": "gpt2kit.train.collators",
+    "DataCollatorWithPadding": "gpt2kit.train.collators",
+    "DefaultDataCollator": "gpt2kit.train.collators",
+    "default_data_collator": "gpt2kit.train.collators",
 }
-__all__ = ["__version__", *_MODULES]
+# Transformers' names of base classes: the module and the class that is one here.
+_OTHER_NAMES = {
+    "PreTrainedModel": ("gpt2kit.model.pretrained.base", "PreTrainedModel"),
+    "PreTrainedConfig": ("gpt2kit.config", "GPT2Config"),
+    "PretrainedConfig": ("gpt2kit.config", "GPT2Config"),
+    "PreTrainedTokenizer": ("gpt2kit.tokenizer", "GPT2Tokenizer"),
+    "PreTrainedTokenizerBase": ("gpt2kit.tokenizer", "GPT2Tokenizer"),
+    "PreTrainedTokenizerFast": ("gpt2kit.tokenizer", "GPT2Tokenizer"),
+}
+# Modules that `gpt2kit.<name>` finds without an import of their own.
+_SUBMODULES = (
+    "benchmark",
+    "builtin",
+    "checkpoint",
+    "config",
+    "engine",
+    "errors",
+    "generation",
+    "hub",
+    "logging",
+    "model",
+    "pipelines",
+    "quant",
+    "scoring",
+    "tokenizer",
+    "train",
+)
+__all__ = ["__version__", *_MODULES, *_OTHER_NAMES, *_SUBMODULES]
 
 
 def __getattr__(name: str) -> Any:
-    module = _MODULES.get(name)
-    if module is None:
-        raise AttributeError(f"module 'gpt2kit' has no attribute {name!r}")
-    return getattr(import_module(module), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
+    if name in _OTHER_NAMES:
+        module, own_name = _OTHER_NAMES[name]
+        return getattr(import_module(module), own_name)
+    if name in _SUBMODULES:
+        return import_module(f"gpt2kit.{name}")
+    reason = why_missing(name)
+    if reason is not None:
+        raise ImportError(
+            reason
+        )  # an AttributeError's words would not reach who writes `from gpt2kit import`
+    raise AttributeError(f"module 'gpt2kit' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+install_paths()

@@ -43,4 +43,10 @@ def __getattr__(name: str) -> Any:
         from gpt2kit.generation.processors.scores import LogitsProcessor
 
         return LogitsProcessor
+    import gpt2kit
+
+    if (
+        name in gpt2kit.__all__
+    ):  # `transformers.generation` has GenerationConfig, the processors, the streamers
+        return getattr(gpt2kit, name)
     raise AttributeError(f"module 'gpt2kit.generation' has no attribute {name!r}")

@@ -3,6 +3,7 @@
 from gpt2kit.model.auto import (
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMultipleChoice,
     AutoModelForPreTraining,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -30,6 +31,7 @@ from gpt2kit.model.outputs import (
 __all__ = [
     "AutoModel",
     "AutoModelForCausalLM",
+    "AutoModelForMultipleChoice",
     "AutoModelForPreTraining",
     "AutoModelForQuestionAnswering",
     "AutoModelForSequenceClassification",

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from gpt2kit.checkpoint import Checkpoint
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ConfigError
+from gpt2kit.model.double_heads import GPT2DoubleHeadsModel
 from gpt2kit.model.gpt2 import GPT2LMHeadModel, GPT2Model, GPT2PreTrainedModel
 from gpt2kit.model.heads import (
     GPT2ForQuestionAnswering,
@@ -63,6 +64,12 @@ class AutoModelForPreTraining(_Auto):
     """Makes a GPT2LMHeadModel: GPT-2 was trained on nothing but the next token."""
 
     _model = GPT2LMHeadModel
+
+
+class AutoModelForMultipleChoice(_Auto):
+    """Makes a GPT2DoubleHeadsModel, whose second head chooses."""
+
+    _model = GPT2DoubleHeadsModel
 
 
 class AutoModelForSequenceClassification(_Auto):
