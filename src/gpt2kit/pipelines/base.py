@@ -3,32 +3,87 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gpt2kit.checkpoint import Checkpoint
 from gpt2kit.config import GPT2Config
-from gpt2kit.errors import PipelineError
+from gpt2kit.errors import GPT2Warning, PipelineError
+from gpt2kit.pipelines.models import moved
+from gpt2kit.pipelines.steps import has_own_steps, on_device, run_steps, torch_module
+
+ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 
 
 class Pipeline:
     """A model with its tokenizer; calling it turns inputs into results.
 
     model: a torch model, or what runs it: an engine, with a head where the task has one.
-    tokenizer: of the same model.  checkpoint: where the model was read from, or None.
+    tokenizer: of the same model.  checkpoint: where the model was read from, or None. device: moves a torch model.
+    options: defaults for every call, and what Transformers' constructors take beside them: see without_others().
+
+    A pipeline of your own is a subclass with _sanitize_parameters, preprocess, _forward and postprocess, or a
+    subclass of a task's pipeline with one of them; it runs as steps.py says.
     """
 
     task = ""
 
-    def __init__(self, model: Any, tokenizer: Any, checkpoint: Checkpoint | None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        checkpoint: Checkpoint | None = None,
+        device: Any = None,
+        **options: Any,
+    ) -> None:
         if tokenizer is None:
             raise PipelineError("model is an object, so its tokenizer is not known; pass tokenizer=")
-        self.model = model
+        self.model = moved(model, device)
         self.tokenizer = tokenizer
         self.checkpoint = checkpoint
+        # Options of the constructor, for pipelines that run step by step.
+        self.step_defaults = without_others(self, options)
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Return the result of one input, a list for a list, an iterator for a generator or dataset."""
-        raise NotImplementedError
+        if len(args) != 1 and "inputs" not in options:
+            raise PipelineError(
+                f"{type(self).__name__} takes one argument that is no option, got {len(args)}"
+            )
+        inputs = args[0] if args else options.pop("inputs")
+        return run_steps(self, inputs, _is_no_collection, options)
+
+    def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """Return options of a call as those of preprocess, _forward and postprocess."""
+        raise self._lacks("_sanitize_parameters")
+
+    def preprocess(self, inputs: Any, **options: Any) -> Any:
+        """Return what the model takes, a mapping, for one input; or yield several."""
+        raise self._lacks("preprocess")
+
+    def _forward(self, model_inputs: Any, **options: Any) -> Any:
+        """Return what the model makes of a step's inputs; called through forward()."""
+        return torch_module(self)(**model_inputs)
+
+    def forward(self, model_inputs: Any, **options: Any) -> Any:
+        """Run _forward without gradients, on the model's device, and bring its results to the CPU."""
+        import torch
+
+        model = torch_module(self)
+        with torch.no_grad():
+            outputs = self._forward(on_device(model_inputs, model.device), **options)
+        return on_device(outputs, torch.device("cpu"))
+
+    def postprocess(self, model_outputs: Any, **options: Any) -> Any:
+        """Return the result of what _forward gave."""
+        raise self._lacks("postprocess")
+
+    def _lacks(self, step: str) -> NotImplementedError:
+        return NotImplementedError(
+            f"{type(self).__name__} needs a method {step}; see gpt2kit.pipelines.Pipeline"
+        )
 
     @property
     def config(self) -> GPT2Config:
@@ -74,6 +129,50 @@ class Pipeline:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(model={type(self.model).__name__}, device={str(self.device)!r})"
+
+
+def without_others(pipe: Pipeline, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of a pipeline's constructor without those that only Transformers has.
+
+    task: the pipeline's own, or the name of a subclass's. framework: "pt". torch_dtype, dtype: no effect, as the
+    model has one; another is told by a warning. modelcard, args_parser and binary_output have no effect; processors must be None.
+    Raises PipelineError for a value that cannot be meant.
+    """
+    rest = dict(options)
+    task = rest.pop("task", None)
+    if task not in (None, "", pipe.task, *_other_names(pipe.task)):
+        if not has_own_steps(type(pipe)):
+            raise PipelineError(f"task is {task!r}; {type(pipe).__name__} is for {pipe.task!r}")
+        pipe.task = task
+    for name in ("feature_extractor", "image_processor", "video_processor", "processor"):
+        if (value := rest.pop(name, None)) is not None:
+            raise PipelineError(f"{name}={value!r:.80} is not supported: GPT-2 reads text; leave it out")
+    framework = rest.pop("framework", None)
+    if framework not in (None, "pt"):
+        raise PipelineError(f"framework={framework!r} is not supported: leave it out, or give 'pt'")
+    for name in ("torch_dtype", "dtype"):
+        wanted = str(rest.pop(name, None)).removeprefix("torch.")
+        if wanted not in ("None", "auto", str(pipe.dtype).removeprefix("torch.")):
+            warnings.warn(
+                f"{name}={wanted!r} does not change a model that is loaded already: it stays {pipe.dtype}; load it "
+                "so, or call model.to()",
+                GPT2Warning,
+                stacklevel=4,
+            )
+    for name in ("modelcard", "args_parser", "binary_output"):
+        rest.pop(name, None)
+    return rest
+
+
+def _other_names(task: str) -> tuple[str, ...]:
+    return tuple(alias for alias, name in ALIASES.items() if name == task)
+
+
+def _is_no_collection(item: Any) -> bool:
+    """Tell whether an input of a pipeline of unknown kind is one: no list, generator or dataset."""
+    return isinstance(item, (str, bytes, Mapping)) or not (
+        isinstance(item, Iterable) or (hasattr(item, "__len__") and hasattr(item, "__getitem__"))
+    )
 
 
 def _save_checkpoint(

@@ -11,9 +11,10 @@ from gpt2kit.checkpoint import Checkpoint, open_checkpoint
 from gpt2kit.config import AutoConfig, GPT2Config
 from gpt2kit.engine import choose_engine, load_engine
 from gpt2kit.engine.compute import Compute
-from gpt2kit.errors import PipelineError
-from gpt2kit.pipelines.base import Pipeline
+from gpt2kit.errors import PipelineError, UnknownTaskError
+from gpt2kit.pipelines.base import ALIASES, Pipeline
 from gpt2kit.pipelines.device import choose_device, needs_placing
+from gpt2kit.pipelines.steps import has_own_steps
 
 # Task -> module and class of its pipeline.
 TASKS = {
@@ -24,7 +25,6 @@ TASKS = {
     "zero-shot-classification": "zero_shot_classification:ZeroShotClassificationPipeline",
     "question-answering": "question_answering:QuestionAnsweringPipeline",
 }
-ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 
 # What a model is for when no task is named: the task of its architecture.
 _TASK_OF = {
@@ -103,7 +103,7 @@ def pipeline(
         "force_download": force_download,
         "variant": variant,
         "device_map": device_map,
-        "dtype": torch_dtype if torch_dtype is not None and dtype == "auto" else dtype,
+        "dtype": (torch_dtype if dtype in (None, "auto") else dtype) or "auto",
     }
     torch_options = _merge_model_kwargs(given, model_kwargs or {})
     dtype = str(given.pop("dtype")).removeprefix("torch.")
@@ -138,7 +138,7 @@ def _pipeline_class(task: str | None, pipeline_class: Any) -> Any:
     """Return the class to make, or None when the model shall say."""
     if task is not None and ALIASES.get(task, task) not in TASKS:
         known = ", ".join(sorted([*TASKS, *ALIASES]))
-        raise PipelineError(f"Unknown task {task}, available tasks are {known}")
+        raise UnknownTaskError(f"Unknown task {task}, available tasks are {known}")
     if pipeline_class is None:
         return None if task is None else _class_of(ALIASES.get(task, task))
     if not (isinstance(pipeline_class, type) and issubclass(pipeline_class, Pipeline)):
@@ -202,12 +202,15 @@ def _load(
     how: dtype, quant, compute, threads, engine and kv_cache_dtype. torch_options: those of from_pretrained that need
         torch.
     """
-    if not torch_options and kind.task == "text-generation":
+    needs_torch = bool(torch_options) or has_own_steps(kind)
+    if not needs_torch and kind.task == "text-generation":
         return load_engine(checkpoint, device=place, **how)
-    asked = "torch" if torch_options and how["engine"] == "auto" else how["engine"]
+    asked = "torch" if needs_torch and how["engine"] == "auto" else how["engine"]
     if choose_engine(checkpoint.config, asked, device=place) == "native":
         if torch_options:
             raise PipelineError(f"{', '.join(sorted(torch_options))}: only engine='torch' takes these")
+        if has_own_steps(kind):
+            raise PipelineError(f"{kind.__name__} has steps of its own: only engine='torch' runs these")
         from gpt2kit.engine.heads import EngineWithHead, load_head
 
         head = None if kind.head is None else load_head(checkpoint, kind.head, kind.task)
@@ -227,6 +230,8 @@ def _load_torch(kind: Any, checkpoint: Checkpoint, dtype: str, place: str, optio
 
     if kind.task == "text-generation":
         name = "GPT2LMHeadModel"
+    elif kind.task not in TASKS:  # a pipeline of the user's own: the model that the folder is of
+        name = (checkpoint.config.architectures or ["GPT2LMHeadModel"])[0]
     elif kind.head is None:
         name = "GPT2Model"
     else:

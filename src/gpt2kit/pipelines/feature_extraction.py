@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy.typing as npt
+
 from gpt2kit.errors import MissingDependencyError, PipelineError
 from gpt2kit.pipelines.encode import encode_texts
 from gpt2kit.pipelines.judging import JudgingPipeline
+from gpt2kit.pipelines.steps import as_tensors
 from gpt2kit.pipelines.task_options import TextOptions
 
 
@@ -62,26 +65,43 @@ class FeatureExtractionPipeline(JudgingPipeline):
 
     task = "feature-extraction"
     options_class = FeatureOptions
+    after_options = ("return_tensors",)
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
         """Give the features of one text, a list, or what can be iterated over; see FeatureOptions."""
         return self._run(inputs, options)
+
+    def preprocess(self, inputs: Any, **options: Any) -> Any:
+        """Return the ids and the mask of a text, as tensors (1, T)."""
+        [text] = self._texts([inputs])
+        how = self.options_class().updated(options).tokenizer_options()
+        return as_tensors(encode_texts(self.tokenizer, [text], [None], self.config.n_positions, **how)[0])
+
+    def postprocess(self, model_outputs: Any, **options: Any) -> Any:
+        """Return the first of the model's outputs in the form asked for."""
+        chosen = self.options_class().updated(options)
+        assert isinstance(chosen, FeatureOptions)
+        return _in_form(model_outputs[0].float().numpy(), chosen.return_tensors)
 
     def _judge(self, inputs: list[Any], options: FeatureOptions) -> list[Any]:
         texts = self._texts(inputs)
         rows = encode_texts(
             self.tokenizer, texts, [None] * len(texts), self.config.n_positions, **options.tokenizer_options()
         )
-        arrays = [array[None] for array in self.network.run(rows)]  # (1, T, C)
-        if options.return_tensors == "np":
-            return list(arrays)
-        if options.return_tensors:
-            try:
-                import torch
-            except ImportError:
-                raise MissingDependencyError(
-                    "return_tensors=True gives torch tensors, and torch is not installed; use "
-                    "return_tensors='np', or pip install 'gpt2kit[torch]'"
-                ) from None
-            return [torch.from_numpy(array) for array in arrays]
-        return [array.tolist() for array in arrays]
+        return [_in_form(array[None], options.return_tensors) for array in self.network.run(rows)]
+
+
+def _in_form(array: npt.NDArray[Any], return_tensors: bool | str) -> Any:
+    """Return features (1, T, C) as they are asked for."""
+    if return_tensors == "np":
+        return array
+    if return_tensors:
+        try:
+            import torch
+        except ImportError:
+            raise MissingDependencyError(
+                "return_tensors=True gives torch tensors, and torch is not installed; use "
+                "return_tensors='np', or pip install 'gpt2kit[torch]'"
+            ) from None
+        return torch.from_numpy(array)
+    return array.tolist()

@@ -13,6 +13,7 @@ from gpt2kit.errors import PipelineError
 from gpt2kit.pipelines.base import Pipeline
 from gpt2kit.pipelines.inputs import run_inputs
 from gpt2kit.pipelines.models import as_network
+from gpt2kit.pipelines.steps import has_own_steps, run_steps, split_options
 from gpt2kit.pipelines.task_options import TaskOptions
 
 
@@ -26,6 +27,8 @@ class JudgingPipeline(Pipeline):
     head: ClassVar[str | None] = None  # the name of the head's tensors
     options_class: ClassVar[type[TaskOptions]] = TaskOptions
     one_input: ClassVar[str] = "a string"
+    # Options of a call that postprocess takes; the others are for preprocess.
+    after_options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -36,9 +39,14 @@ class JudgingPipeline(Pipeline):
         device: Any = None,
         **options: Any,
     ) -> None:
-        self.network = as_network(model, self.head, self.task, device)
-        super().__init__(getattr(self.network, "model", self.network), tokenizer, checkpoint)
-        self._defaults = self.options_class().updated(options)
+        network = as_network(model, self.head, self.task, device)
+        super().__init__(
+            getattr(network, "model", network), tokenizer, checkpoint=checkpoint, device=None, **options
+        )
+        self.network = network
+        self._defaults = self.options_class()
+        if not has_own_steps(type(self)):
+            self._defaults = self._defaults.updated(self.step_defaults)
 
     def _run(self, inputs: Any, given: Mapping[str, Any]) -> Any:
         """Do a call: return the result of one input, a list for a list, an iterator for anything else.
@@ -46,6 +54,8 @@ class JudgingPipeline(Pipeline):
         given: options of the call. Raises PipelineError for unknown ones and for inputs that the task cannot
         take.
         """
+        if has_own_steps(self):
+            return run_steps(self, inputs, self._is_one, given)
         options = self._defaults.updated(given)
         return run_inputs(
             inputs,
@@ -54,6 +64,10 @@ class JudgingPipeline(Pipeline):
             options.batch_size,
             self.one_input,
         )
+
+    def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        self.options_class().updated(options)  # refuses what the task cannot take
+        return split_options(options, self.after_options)
 
     def _is_one(self, item: Any) -> bool:
         return isinstance(item, str)

@@ -16,6 +16,7 @@ from gpt2kit.errors import PipelineError
 from gpt2kit.pipelines.answer_spans import Span, best_spans, probabilities, word_spans
 from gpt2kit.pipelines.encode import max_tokens
 from gpt2kit.pipelines.judging import JudgingPipeline
+from gpt2kit.pipelines.steps import as_tensors, model_part, torch_module
 from gpt2kit.pipelines.task_options import TaskOptions
 
 Answer = dict[str, Any]
@@ -96,6 +97,7 @@ class QuestionAnsweringPipeline(JudgingPipeline):
     head = "qa_outputs"
     options_class = QuestionAnsweringOptions
     one_input = _EXAMPLE
+    after_options = ("top_k", "topk", "max_answer_len", "handle_impossible_answer", "align_to_words")
 
     def __call__(
         self,
@@ -120,6 +122,42 @@ class QuestionAnsweringPipeline(JudgingPipeline):
 
     def _is_one(self, item: Any) -> bool:
         return isinstance(item, dict) or hasattr(item, "question_text")
+
+    def preprocess(self, inputs: Any, **options: Any) -> Any:
+        """Yield the windows of an example: tensors (1, T), the example, and the characters behind each token."""
+        chosen = self.options_class().updated(options)
+        assert isinstance(chosen, QuestionAnsweringOptions)
+        question, context = _question_and_context(inputs, 0)
+        windows = self._windows(question, context, chosen)
+        for number, window in enumerate(windows):
+            yield {
+                **as_tensors(window.ids),
+                "example": {"question": question, "context": context},
+                "spans": window.spans,
+                "words": window.words,
+                "is_last": number == len(windows) - 1,
+            }
+
+    def _forward(self, model_inputs: Any, **options: Any) -> Any:
+        """Return the logits of an answer's start and end with what came with the inputs."""
+        inputs, others = model_part(model_inputs)
+        outputs = torch_module(self)(**inputs)
+        return {"start": outputs["start_logits"], "end": outputs["end_logits"], **inputs, **others}
+
+    def postprocess(self, model_outputs: Any, **options: Any) -> Any:
+        """Return the answers of an example from all its windows."""
+        chosen = self.options_class().updated(options)
+        assert isinstance(chosen, QuestionAnsweringOptions)
+        windows = [
+            _Window(output["input_ids"][0].tolist(), output["spans"], output["words"])
+            for output in model_outputs
+        ]
+        logits = [
+            np.stack([output[name][0].float().numpy() for name in ("start", "end")], axis=-1)
+            for output in model_outputs
+        ]
+        answers = self._answers(model_outputs[0]["example"]["context"], windows, logits, chosen)
+        return answers[0] if len(answers) == 1 else answers
 
     def _judge(self, inputs: list[Any], options: QuestionAnsweringOptions) -> list[Any]:
         texts = [_question_and_context(item, index) for index, item in enumerate(inputs)]

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from gpt2kit.errors import PipelineError
 from gpt2kit.pipelines.encode import encode_texts
 from gpt2kit.pipelines.judging import JudgingPipeline, softmax
+from gpt2kit.pipelines.steps import as_tensors
 from gpt2kit.pipelines.task_options import TextOptions
 
 Record = dict[str, Any]
@@ -75,11 +76,25 @@ class TextClassificationPipeline(JudgingPipeline):
     head = "score"
     options_class = TextClassificationOptions
     one_input = 'a string or a pair {"text": ..., "text_pair": ...}'
+    after_options = ("top_k", "function_to_apply", "return_all_scores")
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
         """Classify one input, a list, or what can be iterated over; see the class and its options."""
         result = self._run(inputs, options)
         return [result] if isinstance(inputs, str) and "top_k" not in options else result
+
+    def preprocess(self, inputs: Any, **options: Any) -> Any:
+        """Return the ids and the mask of a text or pair, as tensors (1, T)."""
+        text, pair = _pair(inputs, 0)
+        how = self.options_class().updated(options).tokenizer_options()
+        rows = encode_texts(self.tokenizer, [text], [pair], self.config.n_positions, **how)
+        return as_tensors(rows[0])
+
+    def postprocess(self, model_outputs: Any, **options: Any) -> Any:
+        """Return the record of "logits" (1, N), or with top_k a list of records."""
+        chosen = self.options_class().updated(options)
+        assert isinstance(chosen, TextClassificationOptions)
+        return self._record(model_outputs["logits"][0].float().numpy(), chosen)
 
     def _is_one(self, item: Any) -> bool:
         return isinstance(item, (str, dict))

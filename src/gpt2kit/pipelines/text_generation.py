@@ -14,9 +14,16 @@ from gpt2kit.generation import Engine, Generated
 from gpt2kit.generation.loop import generate_merged
 from gpt2kit.pipelines.base import Pipeline
 from gpt2kit.pipelines.call_options import DEFAULT_NEW_TOKENS, CallOptions, ReturnType
+from gpt2kit.pipelines.generation_steps import (
+    POSTPROCESS_OPTIONS,
+    PREPROCESS_OPTIONS,
+    generated,
+    records,
+)
 from gpt2kit.pipelines.inputs import run_inputs
 from gpt2kit.pipelines.models import as_engine, moved, with_assistant
 from gpt2kit.pipelines.prompts import Prompt, checked_prompts, encode_prompt, is_prompt, with_reply
+from gpt2kit.pipelines.steps import as_tensors, has_own_steps, model_part, run_steps, split_options
 
 # What a call returns for one row: {"generated_text": str or messages} or {"generated_token_ids": list[int]}.
 Record = dict[str, Any]
@@ -55,10 +62,12 @@ class TextGenerationPipeline(Pipeline):
     ) -> None:
         self._runner = moved(model, device)
         as_engine(self._runner)  # refuses what does not generate
-        super().__init__(getattr(model, "model", model), tokenizer, checkpoint)
+        super().__init__(getattr(model, "model", model), tokenizer, checkpoint=checkpoint, **options)
         own = getattr(model, "generation_config", None)
         self.model_config = model_config if model_config is not None else own
-        self._defaults = CallOptions().updated(with_assistant(options, tokenizer, model))
+        self._defaults = CallOptions()
+        if not has_own_steps(type(self)):
+            self._defaults = self._call_options(self.step_defaults)
 
     @property
     def engine(self) -> Engine:
@@ -79,6 +88,8 @@ class TextGenerationPipeline(Pipeline):
         Raises GenerationError for an unknown option, for options that contradict each other, and for a prompt
         that leaves no room in n_positions; PipelineError for what is no prompt.
         """
+        if has_own_steps(self):
+            return run_steps(self, text_inputs, is_prompt, options)
         call = self._call_options(options)
         return run_inputs(
             text_inputs,
@@ -87,6 +98,28 @@ class TextGenerationPipeline(Pipeline):
             call.batch_size,
             "a string or a chat",
         )
+
+    def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        self._call_options(options)  # refuses what the task cannot take
+        generation = tuple(name for name in options if name not in PREPROCESS_OPTIONS + POSTPROCESS_OPTIONS)
+        return split_options(options, POSTPROCESS_OPTIONS, generation)
+
+    def preprocess(self, inputs: Any, **options: Any) -> Any:
+        """Return the ids and the mask of a prompt, tensors (1, T), and the prompt as "prompt_text"."""
+        [prompt] = checked_prompts([inputs])
+        [ids] = self._encode([prompt], self._call_options(options))
+        return {**as_tensors(ids), "prompt_text": prompt}
+
+    def _forward(self, model_inputs: Any, **options: Any) -> Any:
+        """Return "generated_sequence" (1, rows, T), and what came with the inputs."""
+        inputs, others = model_part(model_inputs)
+        call = self._call_options(options)
+        return {**inputs, **others, **generated(self, inputs, call, self._merged(call))}
+
+    def postprocess(self, model_outputs: Any, **options: Any) -> Any:
+        """Return the records of a prompt."""
+        call = self._call_options(options)
+        return records(self.tokenizer, model_outputs, call)
 
     def generate(self, prompts: Sequence[Any], **options: Any) -> list[Generated]:
         """Continue prompts and return their rows with ids, text, seed and the reason why each ended."""

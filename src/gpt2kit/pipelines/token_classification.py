@@ -15,6 +15,7 @@ from gpt2kit.errors import PipelineError
 from gpt2kit.pipelines.encode import check_row, max_tokens
 from gpt2kit.pipelines.entities import AggregationStrategy, Entity, Token, aggregate, drop_overlaps
 from gpt2kit.pipelines.judging import JudgingPipeline, softmax
+from gpt2kit.pipelines.steps import as_tensors, model_part, torch_module
 from gpt2kit.pipelines.task_options import TaskOptions
 
 Span = tuple[int, int]  # characters
@@ -90,6 +91,7 @@ class TokenClassificationPipeline(JudgingPipeline):
     task = "token-classification"
     head = "classifier"
     options_class = TokenClassificationOptions
+    after_options = ("aggregation_strategy", "ignore_labels")
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
         """Label one text, a list, or what can be iterated over; see the class and its options.
@@ -101,6 +103,43 @@ class TokenClassificationPipeline(JudgingPipeline):
         if call.is_split_into_words and _is_words(inputs):
             inputs = [inputs]
         return self._run(inputs, options)
+
+    def preprocess(self, inputs: Any, **options: Any) -> Any:
+        """Yield the windows of an input: tensors (1, T), and what postprocess needs beside them."""
+        strategy = {"aggregation_strategy": "simple"} if options.get("stride") is not None else {}
+        chosen = self.options_class().updated({**options, **strategy})
+        assert isinstance(chosen, TokenClassificationOptions)
+        text = _text(inputs, 0, chosen)
+        windows = self._windows(inputs, 0, chosen)
+        if chosen.offset_mapping is not None:
+            [windows] = _replace_offsets([windows], chosen.offset_mapping)
+        for number, window in enumerate(windows):
+            yield {
+                **as_tensors(window.ids),
+                "offset_mapping": window.offsets,
+                "special_tokens_mask": window.is_special,
+                "sentence": text,
+                "is_last": number == len(windows) - 1,
+            }
+
+    def _forward(self, model_inputs: Any, **options: Any) -> Any:
+        """Return the logits with what came with the inputs."""
+        inputs, others = model_part(model_inputs)
+        logits = torch_module(self)(**inputs)["logits"]
+        return {"logits": logits, "input_ids": inputs["input_ids"], **others}
+
+    def postprocess(self, model_outputs: Any, **options: Any) -> Any:
+        """Return the entities in all windows of an input."""
+        chosen = self.options_class().updated(options)
+        assert isinstance(chosen, TokenClassificationOptions)
+        entities: list[Entity] = []
+        for output in model_outputs:
+            window = _Window(
+                output["input_ids"][0].tolist(), output["offset_mapping"], output["special_tokens_mask"]
+            )
+            scores = softmax(output["logits"][0].float().numpy())
+            entities += self._entities(output["sentence"], window, scores, chosen)
+        return drop_overlaps(entities) if len(model_outputs) > 1 else entities
 
     def _judge(self, inputs: list[Any], options: TokenClassificationOptions) -> list[Any]:
         texts = [_text(item, index, options) for index, item in enumerate(inputs)]

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from gpt2kit.errors import PipelineError
 from gpt2kit.pipelines.encode import check_row, max_tokens
 from gpt2kit.pipelines.judging import JudgingPipeline, softmax
+from gpt2kit.pipelines.steps import as_tensors, model_part, torch_module
 from gpt2kit.pipelines.task_options import TaskOptions
 
 
@@ -82,6 +83,7 @@ class ZeroShotClassificationPipeline(JudgingPipeline):
     task = "zero-shot-classification"
     head = "score"
     options_class = ZeroShotOptions
+    after_options = ("multi_label",)
 
     def __init__(self, model: Any, tokenizer: Any = None, **options: Any) -> None:
         super().__init__(model, tokenizer, **options)
@@ -103,6 +105,33 @@ class ZeroShotClassificationPipeline(JudgingPipeline):
             if label.lower().startswith("entail"):
                 return int(index)
         return -1
+
+    def preprocess(self, inputs: Any, **options: Any) -> Any:
+        """Yield a text with each of its hypotheses: tensors (1, T), the text and the label."""
+        chosen = self.options_class().updated(options)
+        assert isinstance(chosen, ZeroShotOptions)
+        [text] = self._texts([inputs])
+        hypotheses = chosen.hypotheses()
+        for number, (label, hypothesis) in enumerate(zip(chosen.labels, hypotheses, strict=True)):
+            yield {
+                **as_tensors(self._row(text, hypothesis, 0)),
+                "candidate_label": label,
+                "sequence": text,
+                "is_last": number == len(hypotheses) - 1,
+            }
+
+    def _forward(self, model_inputs: Any, **options: Any) -> Any:
+        """Return the logits with what came with the inputs."""
+        inputs, others = model_part(model_inputs)
+        return {**others, "logits": torch_module(self)(**inputs)["logits"]}
+
+    def postprocess(self, model_outputs: Any, **options: Any) -> Any:
+        """Return the record of a text from the logits (1, N) of each label."""
+        labels = [output["candidate_label"] for output in model_outputs]
+        chosen = self.options_class().updated({**options, "candidate_labels": labels})
+        assert isinstance(chosen, ZeroShotOptions)
+        logits = np.stack([output["logits"][0].float().numpy() for output in model_outputs])
+        return self._record(model_outputs[0]["sequence"], logits, chosen)
 
     def _judge(self, inputs: list[Any], options: ZeroShotOptions) -> list[Any]:
         hypotheses = options.hypotheses()

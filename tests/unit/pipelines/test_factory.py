@@ -9,7 +9,7 @@ from fakes import FakeEngine, FakeTokenizer, write_tiny_model
 from gpt2kit.checkpoint import open_checkpoint
 from gpt2kit.config import GPT2Config
 from gpt2kit.engine import NativeEngine, load_engine
-from gpt2kit.errors import EngineError, GenerationError, PipelineError
+from gpt2kit.errors import EngineError, GenerationError, GPT2Warning, PipelineError
 from gpt2kit.pipelines import TextGenerationPipeline, device, pipeline
 
 
@@ -301,3 +301,54 @@ def test_what_is_no_assistant_is_refused(tmp_path):
     write_tiny_model(tmp_path)
     with pytest.raises(PipelineError, match="model must be a folder, a hub name"):
         pipeline(model=tmp_path, assistant_model=object())
+
+
+def test_an_unknown_task_is_a_key_error_too():
+    with pytest.raises(KeyError) as caught:
+        pipeline("text-generaton")
+    assert str(caught.value).startswith("Unknown task text-generaton, available tasks are")
+
+
+def test_dtype_none_is_auto(tmp_path):
+    write_tiny_model(tmp_path)
+    expected = pipeline(model=tmp_path)("hello", seed=1)
+    for options in ({"dtype": None}, {"torch_dtype": None}, {"dtype": None, "torch_dtype": "float32"}):
+        assert pipeline(model=tmp_path, **options)("hello", seed=1) == expected
+
+
+def test_a_pipeline_by_its_class_takes_what_transformers_constructors_take():
+    others = {
+        "task": "text-generation",
+        "framework": "pt",
+        "torch_dtype": None,
+        "dtype": "float32",
+        "feature_extractor": None,
+        "image_processor": None,
+        "processor": None,
+        "modelcard": None,
+        "args_parser": None,
+        "binary_output": False,
+        "num_workers": 2,
+        "batch_size": 4,
+    }
+    pipe = TextGenerationPipeline(model=FakeEngine(), tokenizer=FakeTokenizer(), **others)
+    assert pipe("a", max_new_tokens=2, seed=1) == make()("a", max_new_tokens=2, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"task": "ner"}, "task is 'ner'; TextGenerationPipeline is for 'text-generation'"),
+        ({"framework": "tf"}, "framework='tf' is not supported"),
+        ({"processor": 1}, "processor=1 is not supported: GPT-2 reads text"),
+        ({"no_such_option": 1}, "no_such_option"),
+    ],
+)
+def test_a_constructor_refuses_what_it_cannot_do(option, message):
+    with pytest.raises((PipelineError, GenerationError), match=message):
+        TextGenerationPipeline(FakeEngine(), FakeTokenizer(), **option)
+
+
+def test_a_dtype_that_changes_nothing_is_said():
+    with pytest.warns(GPT2Warning, match="stays float32"):
+        TextGenerationPipeline(FakeEngine(), FakeTokenizer(), torch_dtype="float16")
