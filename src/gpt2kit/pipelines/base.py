@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from gpt2kit.checkpoint import Checkpoint
@@ -28,6 +29,7 @@ class Pipeline:
     """
 
     task = ""
+    framework = "pt"
 
     def __init__(
         self,
@@ -101,6 +103,15 @@ class Pipeline:
         """The torch dtype of a torch model, else "float32"."""
         return getattr(self.model, "dtype", "float32")
 
+    @property
+    def torch_dtype(self) -> Any:
+        """dtype under its name in Transformers 4."""
+        return self.dtype
+
+    def ensure_tensor_on_device(self, **inputs: Any) -> dict[str, Any]:
+        """Return the inputs with their tensors on the model's device."""
+        return {name: on_device(value, self.device) for name, value in inputs.items()}
+
     def transform(self, X: Any) -> Any:
         """Call the pipeline; scikit-learn's name for it."""
         return self(X)
@@ -127,6 +138,16 @@ class Pipeline:
             )
         self.tokenizer.save_pretrained(save_directory)
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> Any:
+        """Publish what save_pretrained writes as one commit; options of the model's push_to_hub. Raises HubError."""
+        from gpt2kit.hub import push_saved
+
+        def save(folder: Path) -> list[Path]:
+            self.save_pretrained(folder)
+            return sorted(folder.iterdir())
+
+        return push_saved(save, repo_id, **{"commit_message": "Upload pipeline", **options})
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(model={type(self.model).__name__}, device={str(self.device)!r})"
 
@@ -144,12 +165,9 @@ def without_others(pipe: Pipeline, options: Mapping[str, Any]) -> dict[str, Any]
         if not has_own_steps(type(pipe)):
             raise PipelineError(f"task is {task!r}; {type(pipe).__name__} is for {pipe.task!r}")
         pipe.task = task
-    for name in ("feature_extractor", "image_processor", "video_processor", "processor"):
-        if (value := rest.pop(name, None)) is not None:
-            raise PipelineError(f"{name}={value!r:.80} is not supported: GPT-2 reads text; leave it out")
-    framework = rest.pop("framework", None)
-    if framework not in (None, "pt"):
-        raise PipelineError(f"framework={framework!r} is not supported: leave it out, or give 'pt'")
+    processors = ("feature_extractor", "image_processor", "video_processor", "processor")
+    refuse_processors(**{name: rest.pop(name, None) for name in processors})
+    check_framework(rest.pop("framework", None))
     for name in ("torch_dtype", "dtype"):
         wanted = str(rest.pop(name, None)).removeprefix("torch.")
         if wanted not in ("None", "auto", str(pipe.dtype).removeprefix("torch.")):
@@ -162,6 +180,19 @@ def without_others(pipe: Pipeline, options: Mapping[str, Any]) -> dict[str, Any]
     for name in ("modelcard", "args_parser", "binary_output"):
         rest.pop(name, None)
     return rest
+
+
+def refuse_processors(**processors: Any) -> None:
+    """Raise PipelineError for a processor of images or sounds."""
+    for name, value in processors.items():
+        if value is not None:
+            raise PipelineError(f"{name}={value!r:.80} is not supported: GPT-2 reads text; leave it out")
+
+
+def check_framework(framework: str | None) -> None:
+    """Raise PipelineError for the name of another framework than torch."""
+    if framework not in (None, "pt"):
+        raise PipelineError(f"framework={framework!r} is not supported: leave it out, or give 'pt'")
 
 
 def _other_names(task: str) -> tuple[str, ...]:

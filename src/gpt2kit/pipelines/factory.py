@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from gpt2kit.checkpoint import Checkpoint, open_checkpoint
 from gpt2kit.config import AutoConfig, GPT2Config
 from gpt2kit.engine import choose_engine, load_engine
 from gpt2kit.engine.compute import Compute
-from gpt2kit.errors import PipelineError, UnknownTaskError
-from gpt2kit.pipelines.base import ALIASES, Pipeline
+from gpt2kit.errors import GPT2Warning, PipelineError, UnknownTaskError
+from gpt2kit.pipelines.base import ALIASES, Pipeline, check_framework, refuse_processors
 from gpt2kit.pipelines.device import choose_device, needs_placing
 from gpt2kit.pipelines.steps import has_own_steps
 
@@ -57,6 +58,8 @@ def pipeline(
     pipeline_class: Any = None,
     *,
     torch_dtype: Any = None,
+    framework: str | None = None,
+    use_auth_token: str | bool | None = None,
     subfolder: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
@@ -75,9 +78,10 @@ def pipeline(
     task: a key of TASKS or ALIASES; None goes by the model, which is for text-generation if it says nothing.
     model: a folder or hub name; None is the small built-in model, which has no head but the language model's.
     config: replaces the model's. tokenizer: only needed when `model` is an engine or a torch model.
-    revision to allow_pickle: as for from_pretrained; token too. torch_dtype: Transformers 4's name of dtype.
+    revision to allow_pickle: as for from_pretrained; token too. torch_dtype, use_auth_token: Transformers 4's names
+        of dtype and token; framework: None or "pt".
     device, device_map: None or -1 for the CPU, which needs no torch; a number for an accelerator, with a
-        fall-back to the CPU. A dict, and "auto" where there is an accelerator, are as for from_pretrained.
+        fall-back to the CPU; device wins where both are given. A dict, and "auto" where there is an accelerator, are as for from_pretrained.
     dtype, quant, compute, threads, engine, kv_cache_dtype: as for load_engine.
     model_kwargs: more options of from_pretrained; those that only torch has choose the torch engine.
     pipeline_class: a subclass of the task's pipeline to make instead.
@@ -89,12 +93,13 @@ def pipeline(
         >>> pipe = pipeline("text-generation")
         >>> pipe("Once upon a time", max_new_tokens=8)[0]["generated_text"]  # doctest: +SKIP
     """
-    _refuse_other_inputs(
+    refuse_processors(
         feature_extractor=feature_extractor,
         image_processor=image_processor,
         video_processor=video_processor,
         processor=processor,
     )
+    check_framework(framework)
     kind = _pipeline_class(task, pipeline_class)
     given: dict[str, Any] = {
         "subfolder": subfolder,
@@ -109,12 +114,22 @@ def pipeline(
     dtype = str(given.pop("dtype")).removeprefix("torch.")
     device_map = given.pop("device_map")
     if device is not None and device_map is not None:
-        raise PipelineError(f"device={device!r} and device_map={device_map!r} exclude each other; give one")
+        warnings.warn(
+            f"device={device!r} and device_map={device_map!r} are given; device is taken",
+            GPT2Warning,
+            stacklevel=2,
+        )
+        device_map = None
     where = device if device_map is None else device_map
     if needs_placing(device_map):
         torch_options["device_map"], where = device_map, None
     place = choose_device(where)
-    files = {"revision": revision, "token": token, **given, "allow_pickle": allow_pickle}
+    files = {
+        "revision": revision,
+        "token": use_auth_token if token is None else token,
+        **given,
+        "allow_pickle": allow_pickle,
+    }
     run = {
         "dtype": dtype,
         "quant": quant,
@@ -255,12 +270,6 @@ def _load_tokenizer(tokenizer: Any, folder: Path | None) -> Any:
     from gpt2kit.tokenizer import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(source, **settings)
-
-
-def _refuse_other_inputs(**others: Any) -> None:
-    for name, value in others.items():
-        if value is not None:
-            raise PipelineError(f"{name}={value!r:.80} is not supported: GPT-2 reads text; leave it out")
 
 
 def _refuse_loading_options(model: Any, how: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, ClassVar
@@ -26,6 +26,8 @@ class TokenClassificationOptions(TaskOptions):
     """Options of token-classification, with those of TaskOptions.
 
     aggregation_strategy: "none", "simple", "first", "average" or "max"; see AggregationStrategy.
+    grouped_entities, ignore_subwords: Transformers' older way to choose it: "simple" for the first alone, "first"
+        for both.
     ignore_labels: labels, or types of entities, that are left out.
     stride: cut a long text into windows that overlap by this many tokens, instead of truncating it; needs an
         aggregation strategy.
@@ -42,6 +44,16 @@ class TokenClassificationOptions(TaskOptions):
     is_split_into_words: bool = False
     delimiter: str = " "
     offset_mapping: Any = None
+    grouped_entities: bool | None = None
+    ignore_subwords: bool | None = None
+
+    def updated(self, given: Mapping[str, Any]) -> TokenClassificationOptions:
+        """Return these options with others on top."""
+        grouped, whole = given.get("grouped_entities"), given.get("ignore_subwords")
+        if (grouped is None and whole is None) or given.get("aggregation_strategy") is not None:
+            return super().updated(given)
+        strategy = ("first" if whole else "simple") if grouped else "none"
+        return super().updated({**given, "aggregation_strategy": strategy})
 
     def check(self) -> None:
         """Raise PipelineError for a wrong value."""
@@ -91,7 +103,7 @@ class TokenClassificationPipeline(JudgingPipeline):
     task = "token-classification"
     head = "classifier"
     options_class = TokenClassificationOptions
-    after_options = ("aggregation_strategy", "ignore_labels")
+    after_options = ("aggregation_strategy", "grouped_entities", "ignore_subwords", "ignore_labels")
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
         """Label one text, a list, or what can be iterated over; see the class and its options.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,6 +24,7 @@ class ZeroShotOptions(TaskOptions):
     candidate_labels: a list of labels, or one string with commas between them.
     hypothesis_template: the sentence that a label makes, with {} where the label goes.
     multi_label: judge every label by itself, entailment against contradiction, instead of sharing 1 out.
+    multi_class: its name in early versions of Transformers.
     """
 
     task: ClassVar[str] = "zero-shot-classification"
@@ -30,6 +32,12 @@ class ZeroShotOptions(TaskOptions):
     candidate_labels: Any = ()
     hypothesis_template: str = "This example is {}."
     multi_label: bool = False
+    multi_class: bool | None = None
+
+    def updated(self, given: Mapping[str, Any]) -> ZeroShotOptions:
+        """Return these options with others on top."""
+        old_name = given.get("multi_class")
+        return super().updated(given if old_name is None else {**given, "multi_label": old_name})
 
     def check(self) -> None:
         """Raise PipelineError for a wrong value; whether there are labels is the call's question."""
@@ -83,7 +91,7 @@ class ZeroShotClassificationPipeline(JudgingPipeline):
     task = "zero-shot-classification"
     head = "score"
     options_class = ZeroShotOptions
-    after_options = ("multi_label",)
+    after_options = ("multi_label", "multi_class")
 
     def __init__(self, model: Any, tokenizer: Any = None, **options: Any) -> None:
         super().__init__(model, tokenizer, **options)

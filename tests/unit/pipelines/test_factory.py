@@ -179,9 +179,11 @@ def test_an_accelerator_that_is_there_is_used(monkeypatch):
     assert device.choose_device("cuda:0") == "cuda:0"
 
 
-def test_device_and_device_map_exclude_each_other():
-    with pytest.raises(PipelineError, match="exclude each other"):
-        make(device="cpu", device_map="cpu")
+def test_device_wins_over_device_map(tmp_path):
+    write_tiny_model(tmp_path)
+    with pytest.warns(GPT2Warning, match="device='cpu' and device_map='auto' are given; device is taken"):
+        pipe = pipeline(model=tmp_path, device="cpu", device_map="auto")
+    assert isinstance(pipe.engine, NativeEngine)
 
 
 def test_a_pipeline_on_the_cpu_never_imports_torch():
@@ -352,3 +354,22 @@ def test_a_constructor_refuses_what_it_cannot_do(option, message):
 def test_a_dtype_that_changes_nothing_is_said():
     with pytest.warns(GPT2Warning, match="stays float32"):
         TextGenerationPipeline(FakeEngine(), FakeTokenizer(), torch_dtype="float16")
+
+
+def test_names_of_transformers_4(tmp_path):
+    write_tiny_model(tmp_path)
+    expected = pipeline(model=tmp_path)("hello", seed=1)
+    assert pipeline(model=tmp_path, framework="pt", use_auth_token=None)("hello", seed=1) == expected
+    with pytest.raises(PipelineError, match="framework='tf' is not supported"):
+        pipeline(model=tmp_path, framework="tf")
+
+
+def test_attributes_that_scripts_read(tmp_path):
+    torch = pytest.importorskip("torch")
+    write_tiny_model(tmp_path)
+    from gpt2kit.model import GPT2LMHeadModel
+
+    pipe = pipeline(model=GPT2LMHeadModel.from_pretrained(tmp_path), tokenizer=tmp_path)
+    assert (pipe.framework, pipe.dtype, pipe.torch_dtype) == ("pt", torch.float32, torch.float32)
+    moved = pipe.ensure_tensor_on_device(input_ids=torch.ones(1, 2), others=[torch.zeros(1)], text="a")
+    assert moved["text"] == "a" and moved["others"][0].device == pipe.device

@@ -252,3 +252,15 @@ def test_what_is_no_pair_is_refused(pipes, item):
 def test_words_are_refused_without_saying_so(pipes):
     with pytest.raises(PipelineError, match="input 0 must be a string when `is_split_into_words=False`"):
         pipes["token-classification"]([["hello", "world"]])
+
+
+def test_older_names_of_options(folders):
+    tagger = pipeline("ner", model=folders["token-classification"])
+    text = "hello there Anne"
+    assert tagger(text, grouped_entities=True) == tagger(text, aggregation_strategy="simple")
+    both = tagger(text, grouped_entities=True, ignore_subwords=True)
+    assert both == tagger(text, aggregation_strategy="first")
+    assert tagger(text, grouped_entities=False) == tagger(text)
+    judge = pipeline("zero-shot-classification", model=folders["zero-shot-classification"])
+    labels = ["urgent", "calm"]
+    assert judge(text, labels, multi_class=True) == judge(text, labels, multi_label=True)
