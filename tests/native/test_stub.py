@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import gpt2kit
 from gpt2kit import _native
 
 
@@ -13,7 +14,7 @@ def public(names: object) -> set[str]:
 
 
 def test_stub_and_module_agree() -> None:
-    tree = ast.parse((Path(_native.__file__).parent / "_native.pyi").read_text())
+    tree = ast.parse((Path(gpt2kit.__file__).parent / "_native.pyi").read_text())
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     assert public(vars(_native)) == public(classes) | functions

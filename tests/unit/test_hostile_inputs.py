@@ -439,10 +439,6 @@ TEXT: dict[str, tuple[Case, str]] = {
         "score",
     ),
     "a device that is none": (lambda h: gpt2kit.pipeline(model=h.root / "lm", device="gpu"), "gpu"),
-    "two devices": (
-        lambda h: gpt2kit.pipeline(model=h.root / "lm", device=0, device_map="auto"),
-        "exclude each other",
-    ),
     "a number to judge": (lambda h: h.judge(3), "3|int"),
     "too many best labels": (lambda h: h.judge("a", top_k="all"), "top_k"),
     "a function that is none": (lambda h: h.judge("a", function_to_apply="exp"), "exp"),

@@ -10,7 +10,7 @@ import transformers
 
 import gpt2kit
 from gpt2kit.errors import TrainingError
-from gpt2kit.train import schedules
+from gpt2kit.training import schedules
 
 
 def optimizer(lr: float = 0.01) -> torch.optim.Optimizer:
